@@ -1,0 +1,100 @@
+"""Tenants and failed authentications in the admin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db import models
+from django.db.models import Count, OuterRef, Subquery
+from django.db.models.functions import Coalesce
+from django.http import HttpRequest
+
+from profiles.admin.profile_pages import forget_everything
+from profiles.admin_theme import ModelAdmin, ReadOnlyAdmin, column, moment
+from profiles.models import ApiKey, ApiKeySecret, FailedAuthentication, Profile, Tenant
+
+
+@admin.register(Tenant)
+class TenantAdmin(ModelAdmin[Tenant]):
+    """Whom traffic is for. One with keys or conversations stays: they are its record."""
+
+    empty_title = "No tenant yet"
+    empty_text = "A tenant is whom traffic is for: a customer, a team, a person. Keys and conversations belong to one."
+    list_display = ("name", "keys", "own_profiles", "conversations_count", "made")
+    search_fields = ("name",)
+    actions = None
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Tenant]:
+        conversations: Any = Tenant._meta.get_field("conversations").related_model
+        return (
+            super()
+            .get_queryset(request)
+            .annotate(
+                n_keys=_count(ApiKey.objects.filter(revoked_at__isnull=True), "tenant"),
+                n_profiles=_count(Profile.objects.all(), "owner"),
+                n_conversations=_count(conversations.objects.all(), "tenant"),
+            )
+        )
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        is_in_use = isinstance(obj, Tenant) and (obj.api_keys.exists() or obj.conversations.exists())
+        return super().has_delete_permission(request, obj) and not is_in_use
+
+    @column("keys", ordering="n_keys")
+    def keys(self, tenant: Tenant) -> int:
+        return tenant.n_keys  # type: ignore[attr-defined, no-any-return]  # annotated above
+
+    @column("profiles of its own", ordering="n_profiles")
+    def own_profiles(self, tenant: Tenant) -> int:
+        return tenant.n_profiles  # type: ignore[attr-defined, no-any-return]
+
+    @column("conversations", ordering="n_conversations")
+    def conversations_count(self, tenant: Tenant) -> int:
+        return tenant.n_conversations  # type: ignore[attr-defined, no-any-return]
+
+    @column("since", ordering="created_at")
+    def made(self, tenant: Tenant) -> str:
+        return moment(tenant.created_at)
+
+    def save_model(self, request: HttpRequest, obj: Tenant, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        forget_everything()  # callers are remembered with their tenant's name
+
+    def delete_model(self, request: HttpRequest, obj: Tenant) -> None:
+        super().delete_model(request, obj)
+        forget_everything()
+
+
+@admin.register(FailedAuthentication)
+class FailedAuthenticationAdmin(ReadOnlyAdmin[FailedAuthentication]):
+    """Who tried keys that are none: counted per minute, address and prefix."""
+
+    empty_title = "Nobody was turned away"
+    empty_text = "Requests with a wrong, revoked or unknown key are counted here, per minute, address and key prefix."
+    list_display = ("at", "address", "sent_prefix", "of_key", "count")
+    list_display_links = None
+    list_filter = ("minute",)
+    search_fields = ("address", "prefix")
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[FailedAuthentication]:
+        of_prefix = ApiKeySecret.objects.filter(prefix=OuterRef("prefix"))
+        return super().get_queryset(request).annotate(key_name=Subquery(of_prefix.values("api_key__name")[:1]))
+
+    @column("minute", ordering="minute")
+    def at(self, row: FailedAuthentication) -> str:
+        return moment(row.minute)
+
+    @column("prefix sent", ordering="prefix", empty="no key of ours")
+    def sent_prefix(self, row: FailedAuthentication) -> str | None:
+        return row.prefix or None
+
+    @column("of the key", empty="unknown")
+    def of_key(self, row: FailedAuthentication) -> str | None:
+        return row.key_name or None  # type: ignore[attr-defined]  # annotated above
+
+
+def _count(rows: models.QuerySet[Any], name: str) -> Coalesce:
+    """Count the rows of a relation in a query of its own: joining two relations would multiply them."""
+    counted = rows.filter(**{name: OuterRef("pk")}).order_by().values(name).annotate(n=Count("pk"))
+    return Coalesce(Subquery(counted.values("n")), 0)

@@ -1,0 +1,227 @@
+"""Profiles in the admin: the list, the form, and the page that tries one out."""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db import models, transaction
+from django.db.models import Count, OuterRef, Subquery
+from django.db.models.functions import Coalesce
+from django.http import HttpRequest, HttpResponseRedirect
+from django.http.response import HttpResponseBase
+from django.urls import reverse
+from django.utils import timezone
+
+from profiles import access
+from profiles.admin.profile_form import ProfileForm
+from profiles.admin.profile_trial import trial_page
+from profiles.admin.secret_fields import secret_formfield
+from profiles.admin_theme import ModelAdmin, RelatedFilter, column, detail_action, is_list, moment, usd
+from profiles.fields import EncryptedTextField
+from profiles.models import Profile
+
+_FAILED = ("failed", "timed_out", "abandoned")
+_ORIGINS = {
+    Profile.Source.ADMIN.value: "by hand",
+    Profile.Source.API.value: "over REST",
+    Profile.Source.ENVIRONMENT.value: "LLM_MODEL",
+    Profile.Source.DEMO.value: "demo, no real model",
+}
+_SOURCES = {
+    Profile.Source.ADMIN.value: "default",
+    Profile.Source.API.value: "info",
+    Profile.Source.ENVIRONMENT.value: "info",
+    Profile.Source.DEMO.value: "warning",
+}
+
+
+@admin.register(Profile)
+class ProfileAdmin(ModelAdmin[Profile]):
+    """Where an administrator says what callers get."""
+
+    empty_title = "No profile yet"
+    empty_text = "A profile is an LLM with its key, tools and limits. Callers name it as their model."
+    form = ProfileForm
+    list_display = ("model_name", "llm_model", "is_enabled", "made_by", "owner", "agent", "last_turn", "failures")
+    list_filter = ("is_enabled", "source", ("owner", RelatedFilter))
+    list_filter_submit = True
+    search_fields = ("slug", "llm_model", "description")
+    list_select_related = ("owner",)
+    autocomplete_fields = ("owner",)
+    readonly_fields = ("known_of_model",)
+    actions_detail = ("try_out", "turns_of")
+    change_form_before_template = "profiles/admin/profile_notices.html"
+    fieldsets = (
+        (None, {"fields": ("slug", "description", "is_enabled", "owner")}),
+        (
+            "The LLM",
+            {"fields": ("llm_model", "llm_base_url", "llm_api_key", "known_of_model")},
+        ),
+        (
+            "The agent",
+            {"fields": ("tools", "system_prompt", "system_suffix", "max_iterations", "time_limit_seconds")},
+        ),
+        (
+            "Where it works",
+            {"fields": ("allowed_servers", "workspace", "workspace_path", "workspace_template")},
+        ),
+        (
+            "What callers see and may do",
+            {
+                "fields": (
+                    "thoughts",
+                    "activity",
+                    "allows_overrides",
+                    "client_tools",
+                    "on_disconnect",
+                    "accepts_images",
+                    "accepts_remote_images",
+                )
+            },
+        ),
+        (
+            "Sampling, reasoning and time-outs of the LLM",
+            {
+                "classes": ("collapse",),
+                "fields": (
+                    ("temperature", "top_p"),
+                    ("max_output_tokens", "reasoning_effort"),
+                    ("llm_timeout_seconds", "llm_idle_timeout_seconds"),
+                    "llm_retries",
+                    "llm_streams",
+                    "answer_holdback_chars",
+                ),
+            },
+        ),
+        (
+            "Prices",
+            {
+                "classes": ("collapse",),
+                "description": "In USD per million tokens. Empty: what LiteLLM's catalogue says. A model without a "
+                "price has an unknown cost, never a cost of 0.",
+                "fields": (("input_price", "output_price", "cached_input_price"),),
+            },
+        ),
+        (
+            "MCP servers and secrets",
+            {"classes": ("collapse",), "fields": ("mcp_config", "terminal_secrets")},
+        ),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Profile]:
+        # The turns belong to the other application; only the relation it made is known here.
+        turns: Any = Profile._meta.get_field("turns").related_model
+        of_profile = turns.objects.filter(profile=OuterRef("pk")).order_by()
+        day = timezone.now() - dt.timedelta(hours=24)
+        failed = of_profile.filter(opened_at__gte=day, outcome__in=_FAILED).values("profile")
+        rows = super().get_queryset(request)
+        if is_list(request):
+            rows = rows.defer("llm_api_key", "mcp_config", "terminal_secrets", "system_prompt", "system_suffix")
+        return rows.annotate(
+            last_turn_at=Subquery(of_profile.order_by("-opened_at").values("opened_at")[:1]),
+            failures_today=Coalesce(Subquery(failed.annotate(n=Count("pk")).values("n")), 0),
+        )
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if isinstance(db_field, EncryptedTextField):
+            return secret_formfield(db_field)
+        return super().formfield_for_dbfield(db_field, request, **kwargs)
+
+    # --- columns ----------------------------------------------------------------------------------------------------
+
+    @column("model id", ordering="slug")
+    def model_name(self, profile: Profile) -> str:
+        return profile.model_id
+
+    @column("origin", ordering="source", labels=_SOURCES)
+    def made_by(self, profile: Profile) -> tuple[str, str]:
+        return profile.source, _ORIGINS[profile.source]
+
+    @column("agent")
+    def agent(self, profile: Profile) -> str:
+        return "has tools" if profile.has_tools else "only answers"
+
+    @column("last turn", ordering="last_turn_at", empty="never")
+    def last_turn(self, profile: Profile) -> str | None:
+        return moment(profile.last_turn_at) or None  # type: ignore[attr-defined]  # annotated above
+
+    @column("failures, 24 h", ordering="failures_today", labels={"none": "default", "some": "danger"})
+    def failures(self, profile: Profile) -> tuple[str, str]:
+        count: int = profile.failures_today  # type: ignore[attr-defined]  # annotated above
+        return ("some" if count else "none"), str(count)
+
+    @column("What LiteLLM knows of it")
+    def known_of_model(self, profile: Profile) -> str:
+        return _facts(profile) if profile.pk else "Shown once the profile is saved."
+
+    # --- saving -----------------------------------------------------------------------------------------------------
+
+    def save_model(self, request: HttpRequest, obj: Profile, form: Any, change: bool) -> None:
+        checked = form.checked
+        if checked is not None:
+            obj.catalogue = checked.catalogue or {}
+        super().save_model(request, obj, form, change)
+        forget_everything()
+        for notice in form.notices:
+            messages.warning(request, notice)
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        if "allowed_servers" in form.cleaned_data:
+            form.instance.allowed_servers.set(form.cleaned_data["allowed_servers"])
+
+    def delete_model(self, request: HttpRequest, obj: Profile) -> None:
+        super().delete_model(request, obj)
+        forget_everything()
+
+    def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet[Profile]) -> None:
+        super().delete_queryset(request, queryset)
+        forget_everything()
+
+    # --- buttons ----------------------------------------------------------------------------------------------------
+
+    @detail_action("Test", path="test", icon="play_arrow")
+    def try_out(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
+        return trial_page(self, request, object_id)
+
+    @detail_action("Its turns", path="turns", icon="forum", permissions=("view",))
+    def turns_of(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
+        return HttpResponseRedirect(f"{reverse('admin:chatgateway_turn_changelist')}?profile__id__exact={object_id}")
+
+
+def forget_everything() -> None:
+    """Let this process see what an administrator changed: now, and after the commit of the request's transaction."""
+    access.forget_all()
+    transaction.on_commit(partial(access.forget_all))
+
+
+def _facts(profile: Profile) -> str:
+    """One paragraph: whether the catalogue has the model, what it can, what it costs and who says so."""
+    catalogue = profile.catalogue
+    if not catalogue:
+        return "Nothing yet: LiteLLM could not be asked when the profile was saved. Save it again to ask."
+    facts = [f"Provider: {catalogue.get('provider', 'unknown')}."]
+    if not catalogue.get("is_known"):
+        facts.append("Not in LiteLLM's catalogue, which is normal behind a base URL of your own.")
+    if window := catalogue.get("context_window"):
+        facts.append(f"Context window: {window:,} tokens.")
+    facts.append("Sees images." if profile.sees_images else "Does not see images.")
+    facts.append(_price(profile))
+    return " ".join(facts)
+
+
+def _price(profile: Profile) -> str:
+    prices = profile.prices()
+    if not prices:
+        return "Price: unknown, so turns are recorded without a cost. Enter one under Prices."
+    by = "LiteLLM's catalogue"
+    if profile.input_price is not None and profile.output_price is not None:
+        by = "this form"
+    elif profile.input_price is not None or profile.output_price is not None:
+        by = "this form and LiteLLM's catalogue"
+    said = ", ".join(f"{name} {usd(Decimal(price))}" for name, price in prices.items())
+    return f"USD per million tokens, by {by}: {said.replace('_', ' ')}."

@@ -1,0 +1,455 @@
+"""Who may call, and what they get: everything an administrator edits about callers and agents."""
+
+from __future__ import annotations
+
+import secrets
+from decimal import Decimal
+
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Lower
+from django.utils import timezone
+
+from profiles.fields import EncryptedJSONField, EncryptedTextField
+from profiles.http_urls import validate_http_url
+from profiles.querysets import ApiKeyQuerySet, ProfileQuerySet
+
+# What a model id may hold: the slug ends up in URLs and in clients that split ids at "/".
+slug_validator = RegexValidator(
+    r"\A[A-Za-z0-9][A-Za-z0-9._:-]{0,99}\Z",
+    "Letters, digits and . _ : - only, starting with a letter or digit; at most 100 characters.",
+)
+
+
+class Tenant(models.Model):
+    """Whom traffic is for: a customer, a team, a person. Owns keys and conversations.
+
+    A conversation belongs to the tenant and not to the key, so that replacing a key keeps the history.
+    """
+
+    name = models.CharField(max_length=100, unique=True, help_text="Shown in lists, reports and filters.")
+    notes = models.TextField(blank=True, help_text="For administrators only.")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Profile(models.Model):
+    """An agent that callers can name as a model: an LLM, its parameters, tools, prompt and limits.
+
+    Published as `openhands_{slug}`. The whole agent is sent inline to an agent-server when a conversation
+    starts; nothing of it is stored there under a name.
+    """
+
+    class Source(models.TextChoices):
+        ADMIN = "admin", "made by hand"
+        API = "api", "made over REST"
+        ENVIRONMENT = "environment", "made from LLM_MODEL"
+        DEMO = "demo", "demo, no real model"
+
+    class Workspace(models.TextChoices):
+        PER_CONVERSATION = "per_conversation", "a new directory for each conversation"
+        PER_KEY = "per_key", "one directory for each API key"
+        FIXED = "fixed", "one fixed directory"
+
+    class Thoughts(models.TextChoices):
+        REASONING = "reasoning", "beside the answer, as reasoning"
+        CONTENT = "content", "as part of the answer"
+        HIDDEN = "hidden", "not shown"
+
+    class Activity(models.TextChoices):
+        REASONING = "reasoning", "beside the answer, as reasoning"
+        HIDDEN = "hidden", "not shown"
+
+    class ClientTools(models.TextChoices):
+        REJECT = "reject", "refuse the request"
+        IGNORE = "ignore", "ignore the tools"
+
+    class OnDisconnect(models.TextChoices):
+        CANCEL = "cancel", "stop the agent"
+        DETACH = "detach", "let the agent finish"
+
+    class ReasoningEffort(models.TextChoices):
+        NONE = "none", "none"
+        MINIMAL = "minimal", "minimal"
+        LOW = "low", "low"
+        MEDIUM = "medium", "medium"
+        HIGH = "high", "high"
+        XHIGH = "xhigh", "extra high"
+        MAX = "max", "maximum"
+
+    slug = models.CharField(
+        "name",
+        max_length=100,
+        unique=True,
+        validators=[slug_validator],
+        help_text="Callers write openhands_ and this name as the model. Changing it breaks their configuration.",
+    )
+    description = models.CharField(max_length=300, blank=True, help_text="Shown to callers in the list of models.")
+    owner = models.ForeignKey(
+        Tenant,
+        models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="profiles",
+        help_text="Only keys of this tenant can use or see the profile. Empty: any key that is allowed to.",
+    )
+    is_enabled = models.BooleanField(
+        "enabled", default=True, help_text="Off: callers get “not found”, and open turns are stopped within seconds."
+    )
+    source = models.CharField(max_length=20, choices=Source, default=Source.ADMIN, editable=False)
+
+    # --- the LLM ---
+    llm_model = models.CharField(
+        "LLM model",
+        max_length=200,
+        help_text="As LiteLLM spells it: anthropic/claude-sonnet-4-5, openai/gpt-5, litellm_proxy/name, or "
+        "openai/anything together with a base URL.",
+    )
+    llm_api_key = EncryptedTextField(
+        "LLM API key", help_text="Stored encrypted and never shown again. Leave empty to keep the stored one."
+    )
+    llm_base_url = models.CharField(
+        "LLM base URL",
+        blank=True,
+        max_length=500,
+        validators=[validate_http_url],
+        help_text="Only for self-hosted or proxied models. Changing the host clears the stored API key.",
+    )
+    temperature = models.FloatField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(0), MaxValueValidator(2)],
+        help_text="0 to 2. Empty: the provider's default.",
+    )
+    top_p = models.FloatField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(0), MaxValueValidator(1)],
+        help_text="0 to 1. Empty: the provider's default.",
+    )
+    max_output_tokens = models.PositiveIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(1)], help_text="Per LLM call. Empty: the model's maximum."
+    )
+    reasoning_effort = models.CharField(
+        max_length=10, choices=ReasoningEffort, blank=True, help_text="Empty: not sent to the provider."
+    )
+    allows_overrides = models.BooleanField(
+        "callers may set sampling parameters",
+        default=False,
+        help_text="On: temperature, top_p, max_tokens and reasoning_effort of a request reach the LLM. Off: they are "
+        "accepted and ignored, because many clients send them without being asked.",
+    )
+    llm_timeout_seconds = models.PositiveIntegerField(
+        default=600,
+        validators=[MinValueValidator(1)],
+        help_text="For one LLM call, its whole stream included. A shorter value cuts long answers.",
+    )
+    llm_idle_timeout_seconds = models.PositiveIntegerField(
+        default=120,
+        validators=[MinValueValidator(1)],
+        help_text="An LLM stream that says nothing for this long is given up.",
+    )
+    llm_streams = models.BooleanField(
+        "the provider streams",
+        default=True,
+        help_text="Off only for providers that cannot stream: answers then arrive whole.",
+    )
+    llm_retries = models.PositiveIntegerField(
+        "LLM retries",
+        default=2,
+        validators=[MaxValueValidator(10)],
+        help_text="How often a failed LLM call is repeated when the provider is overloaded or unreachable. Only while "
+        "nothing of the answer was sent and the agent has not acted in this turn.",
+    )
+    accepts_images = models.BooleanField(
+        null=True,
+        blank=True,
+        help_text="Whether callers may send images. Unknown: as LiteLLM's catalogue says of the model.",
+    )
+    accepts_remote_images = models.BooleanField(
+        "images by URL",
+        default=False,
+        help_text="On: https URLs with a public host name are passed on to the provider, which fetches them. "
+        "The gateway itself never does.",
+    )
+
+    # --- prices, USD per million tokens; empty means as in the catalogue ---
+    input_price = models.DecimalField(
+        "input price",
+        max_digits=12,
+        decimal_places=6,
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(Decimal(0))],
+        help_text="USD per million tokens. Empty: LiteLLM's price, if it knows the model.",
+    )
+    output_price = models.DecimalField(
+        "output price",
+        max_digits=12,
+        decimal_places=6,
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(Decimal(0))],
+        help_text="USD per million tokens. Empty: LiteLLM's price, if it knows the model.",
+    )
+    cached_input_price = models.DecimalField(
+        "cached input price",
+        max_digits=12,
+        decimal_places=6,
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(Decimal(0))],
+        help_text="USD per million tokens read from a provider's cache. Empty: the input price if you gave one, else "
+        "LiteLLM's.",
+    )
+    # What LiteLLM's catalogue says of the model, read when the profile is saved and once a day by a task, so that
+    # neither pricing a turn nor checking an image needs LiteLLM.
+    # {"provider": "anthropic", "is_known": true, "input_price": "3", "output_price": "15", "cached_input_price": "0.3",
+    #  "cache_write_input_price": "3.75", "context_window": 200000, "max_output_tokens": 64000,
+    #  "supports_vision": true, "supports_reasoning": true}; {} if it could not be asked (`model_facts.ModelFacts`).
+    catalogue = models.JSONField(default=dict, blank=True, editable=False)
+
+    # --- the agent ---
+    system_prompt = models.TextField(
+        blank=True, help_text="Replaces the agent's own system prompt. Empty: the agent's own (recommended with tools)."
+    )
+    system_suffix = models.TextField(
+        blank=True, help_text="Added after the system prompt, before whatever system message the caller sends."
+    )
+    tools = models.JSONField(
+        default=list,
+        blank=True,
+        help_text="What the agent can do, as the agent-servers name it: terminal, file_editor, task_tracker, … "
+        "The agent acts without asking. None: it only answers.",
+    )
+    mcp_config = EncryptedJSONField(
+        "MCP servers",
+        help_text='JSON such as {"mcpServers": {"docs": {"url": "https://…", "headers": {…}}}}. '
+        "Stored encrypted and never shown again. Leave empty to keep what is stored.",
+    )
+    terminal_secrets = EncryptedJSONField(
+        help_text='JSON such as {"GITHUB_TOKEN": "…"}: environment variables of the agent\'s terminal, masked in its '
+        "output. Stored encrypted and never shown again. Leave empty to keep what is stored.",
+    )
+    max_iterations = models.PositiveIntegerField(
+        default=100,
+        validators=[MinValueValidator(1), MaxValueValidator(10_000)],
+        help_text="Steps of the agent per turn.",
+    )
+    time_limit_seconds = models.PositiveIntegerField(
+        "time limit",
+        default=1800,
+        validators=[MinValueValidator(1), MaxValueValidator(86_400)],
+        help_text="Seconds a turn may take. Then the agent is interrupted and the caller gets 504.",
+    )
+    workspace = models.CharField(
+        max_length=20,
+        choices=Workspace,
+        default=Workspace.PER_CONVERSATION,
+        help_text="Where the agent works on its agent-server. Directories keep work apart, not tenants.",
+    )
+    workspace_path = models.CharField(
+        max_length=500,
+        blank=True,
+        help_text="For a fixed directory: an absolute path under one of GATEWAY_WORKSPACE_ROOTS.",
+    )
+    workspace_template = models.CharField(
+        max_length=500,
+        blank=True,
+        help_text="An absolute path on the agent-server under one of GATEWAY_WORKSPACE_ROOTS. Its content is copied "
+        "into the directory of each new conversation.",
+    )
+
+    # --- what the caller sees and may do ---
+    thoughts = models.CharField(
+        max_length=10,
+        choices=Thoughts,
+        default=Thoughts.REASONING,
+        help_text="What the agent says before it uses a tool.",
+    )
+    activity = models.CharField(
+        max_length=10, choices=Activity, default=Activity.REASONING, help_text="One line for each tool the agent uses."
+    )
+    answer_holdback_chars = models.PositiveIntegerField(
+        default=240,
+        validators=[MaxValueValidator(100_000)],
+        help_text="With tools, a thought cannot be told from the answer while it is written: this many characters are "
+        "held back before text is shown as the answer.",
+    )
+    client_tools = models.CharField(
+        max_length=10,
+        choices=ClientTools,
+        default=ClientTools.REJECT,
+        help_text="What to do with a request that brings its own tools: the agent cannot call them.",
+    )
+    on_disconnect = models.CharField(
+        max_length=10, choices=OnDisconnect, default=OnDisconnect.CANCEL, help_text="When a caller goes away mid-turn."
+    )
+
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    objects = ProfileQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["slug"]
+        constraints = [
+            models.UniqueConstraint(
+                Lower("slug"),
+                name="profile_slug_any_case",
+                violation_error_message="A profile with this name exists (case does not count).",
+            ),
+            models.CheckConstraint(
+                name="profile_fixed_workspace_has_path",
+                condition=~Q(workspace="fixed") | ~Q(workspace_path=""),
+                violation_error_message="A fixed workspace needs a path.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.slug
+
+    @property
+    def model_id(self) -> str:
+        return f"openhands_{self.slug}"
+
+    @property
+    def is_demo(self) -> bool:
+        return self.source == self.Source.DEMO
+
+    @property
+    def has_tools(self) -> bool:
+        return bool(self.tools)
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether image parts are accepted: as set, else as the catalogue says, else not."""
+        if self.accepts_images is not None:
+            return self.accepts_images
+        return bool(self.catalogue.get("supports_vision", False))
+
+    def prices(self) -> dict[str, str]:
+        """USD per million tokens as decimal texts (`input`, `output`, `cached` and, where the provider charges more
+        for tokens it puts into its cache, `cache_write`); `{}` when the price is unknown."""
+        catalogue = self.catalogue
+        known = {
+            "input": catalogue.get("input_price") if self.input_price is None else self.input_price,
+            "output": catalogue.get("output_price") if self.output_price is None else self.output_price,
+        }
+        if None in known.values():
+            return {}
+        if self.input_price is None:  # the catalogue's other prices belong to its input price
+            known["cached"] = catalogue.get("cached_input_price")
+            known["cache_write"] = catalogue.get("cache_write_input_price")
+        if self.cached_input_price is not None:
+            known["cached"] = self.cached_input_price
+        if known.get("cached") is None:
+            known["cached"] = known["input"]
+        return {name: str(price) for name, price in known.items() if price is not None}
+
+
+def new_key_prefix() -> str:
+    """Return the public part of a key: 8 characters, enough for a unique index, no secret."""
+    return secrets.token_hex(4)
+
+
+class ApiKey(models.Model):
+    """One caller's credential. The key itself is kept as up to two `ApiKeySecret` rows, so that it can be
+    replaced without losing its history, limits and figures."""
+
+    tenant = models.ForeignKey(
+        Tenant, models.PROTECT, related_name="api_keys", help_text="Whom this key's traffic is for."
+    )
+    name = models.CharField(max_length=100, help_text="Where the key is used: “laptop”, “Open WebUI”, “nightly job”.")
+    can_chat = models.BooleanField("may call agents", default=True, help_text="Scope chat: /v1.")
+    can_manage = models.BooleanField(
+        "may manage profiles",
+        default=False,
+        help_text="Scope manage: create, read and delete its own tenant's profiles and conversations under /api.",
+    )
+    is_global = models.BooleanField(
+        "manages every tenant", default=False, help_text="With scope manage: all tenants' profiles and conversations."
+    )
+    allows_all_profiles = models.BooleanField(
+        "all profiles", default=True, help_text="Off: only the profiles chosen below."
+    )
+    allowed_profiles = models.ManyToManyField(Profile, blank=True, related_name="api_keys")
+    only_own_conversations = models.BooleanField(
+        default=False, help_text="On: the key sees only conversations it started, not all of its tenant's."
+    )
+    used_by_one_person = models.BooleanField(
+        default=False,
+        help_text="On: everything sent with this key comes from one person, so a chat history that a client sends "
+        "again may continue the same agent, files included. Off: that needs a user or chat id in the request, "
+        "or one person could reach another's files by repeating the same words.",
+    )
+    expires_at = models.DateTimeField(null=True, blank=True, help_text="Empty: never.")
+    revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    revoked_reason = models.CharField(max_length=200, blank=True, editable=False)
+    notes = models.TextField(blank=True, help_text="For administrators only.")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    last_used_client = models.CharField(max_length=200, blank=True, editable=False)
+
+    objects = ApiKeyQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = "API key"
+        ordering = ["tenant__name", "name"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["tenant", "name"],
+                name="api_key_name_per_tenant",
+                violation_error_message="This tenant has a key of that name.",
+            ),
+            models.CheckConstraint(
+                name="api_key_revocation_has_reason",
+                condition=Q(revoked_at__isnull=True) | ~Q(revoked_reason=""),
+                violation_error_message="Say why the key is revoked.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ApiKeySecret(models.Model):
+    """One live secret of a key: `gw-{prefix}-{secret}`. Only its HMAC is stored; it is shown once, when made."""
+
+    api_key = models.ForeignKey(ApiKey, models.CASCADE, related_name="secrets")
+    prefix = models.CharField(max_length=40, unique=True, default=new_key_prefix, editable=False)
+    digest = models.CharField(max_length=64, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True, help_text="Set when a newer secret replaces this one.")
+
+    class Meta:
+        verbose_name = "API key secret"
+        ordering = ["created_at"]
+
+    def __str__(self) -> str:
+        return f"gw-{self.prefix}-…"
+
+
+class FailedAuthentication(models.Model):
+    """How often one address tried keys of one prefix in one minute without success. Written once a minute."""
+
+    minute = models.DateTimeField()
+    address = models.CharField(max_length=64)
+    prefix = models.CharField(max_length=40, blank=True, help_text="As sent; empty when the text was no key of ours.")
+    count = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        verbose_name = "failed authentication"
+        ordering = ["-minute"]
+        constraints = [
+            models.UniqueConstraint(fields=["minute", "address", "prefix"], name="failed_authentication_bucket"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.count} from {self.address}"
