@@ -1,0 +1,139 @@
+"""Every way a request can fail, as the caller is told.
+
+    GatewayError
+    ├── InvalidRequest                400  the body; names the parameter
+    ├── ModelNotFound                 404  unknown, disabled or forbidden: one text per cause that may be known
+    ├── NotFound                      404  conversation, completion, route
+    ├── ConversationBusy              409
+    ├── TooManyRequests               429  retry welcome
+    ├── AgentRunFailed                502  the run ended badly; never retried
+    ├── AgentServerUnavailable        503  before the run began; retry welcome
+    ├── AgentTimedOut                 504  never retried
+    └── InternalError                 500
+
+The official SDKs repeat a request that got 408, 409, 429 or 5xx twice more, and each repeat could start
+another agent. `x-should-retry: false` stops them, so every class says whether a repeat is safe.
+"""
+
+from __future__ import annotations
+
+
+class GatewayError(Exception):
+    """A failure with a status, an OpenAI error body and the headers that go with it.
+
+    `message` is read by end users in chat UIs: a full sentence, what was wrong, what to do. Never a stack
+    trace, an internal address or a provider's raw text; those belong in `detail`, which only the audit gets.
+    """
+
+    status: int = 500
+    type: str = "server_error"
+    code: str = "internal_error"
+    retry_is_safe: bool = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        status: int | None = None,
+        type: str | None = None,
+        headers: dict[str, str] | None = None,
+        detail: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or self.code
+        self.status = status or self.status
+        self.type = type or self.type
+        self.headers = dict(headers or {})
+        if not self.retry_is_safe:
+            self.headers.setdefault("x-should-retry", "false")
+        self.detail = detail
+
+
+class InvalidRequest(GatewayError):
+    """400. `code` is one of missing_required_parameter, invalid_type, invalid_value, unsupported_parameter,
+    unsupported_value, unsupported_content, invalid_json, context_length_exceeded."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+
+class ModelNotFound(GatewayError):
+    """404 for a model that does not exist, is disabled, or is not this key's. One text: nothing leaks."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+
+class NotFound(GatewayError):
+    """404 for anything else; `code` says what (conversation_not_found, unknown_url, …)."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class ConversationBusy(GatewayError):
+    """409. SDKs retry a 409 unless told not to; a retry half a second later would meet the same run."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "conversation_busy"
+    retry_is_safe = False
+
+
+class TooManyRequests(GatewayError):
+    """429 before anything was started. Clients may and should come back.
+
+    Retry-After stays at or below 60 s: Node's SDK ignores longer values and retries at once.
+    """
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 5, code: str | None = None) -> None:
+        super().__init__(message, code=code, headers={"Retry-After": str(max(1, min(60, retry_after_seconds)))})
+
+
+class AgentServerUnavailable(GatewayError):
+    """503: no agent-server could take the run, and none was started. A retry is welcome."""
+
+    status = 503
+    code = "service_unavailable"
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 5, detail: str = "") -> None:
+        super().__init__(message, headers={"Retry-After": str(max(1, min(60, retry_after_seconds)))}, detail=detail)
+
+
+class AgentRunFailed(GatewayError):
+    """502: the run ended in an error, stuck, or without an answer. The agent may have acted: no repeat."""
+
+    status = 502
+    code = "agent_error"
+    retry_is_safe = False
+
+
+class AgentTimedOut(GatewayError):
+    """504: the profile's time limit passed and the run was interrupted. No repeat."""
+
+    status = 504
+    code = "agent_timeout"
+    retry_is_safe = False
+
+
+class TurnCancelled(GatewayError):
+    """The turn was stopped by its caller or an administrator. 502 without repeat for whoever still listens."""
+
+    status = 502
+    code = "cancelled"
+    retry_is_safe = False
+
+
+class InternalError(GatewayError):
+    """500: a defect of the gateway. The message carries no detail; the log has it under the request id."""

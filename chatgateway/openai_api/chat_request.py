@@ -1,0 +1,176 @@
+"""The body of `POST /v1/chat/completions`, read into a `ChatRequest` or refused by the parameter's name.
+
+The view reads it in two steps, so that errors come in the order clients expect: `parse_model`, then 404 if there is
+no such model, then `parse`, which needs to know what the model's profile permits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from chatgateway.errors import InvalidRequest
+from chatgateway.openai_api.canonical import canonical_json
+from chatgateway.openai_api.messages import parse_messages
+from chatgateway.openai_api.parameters import MAX_USER_CHARS, PARAMETERS, Parameter
+from chatgateway.openai_api.plain_json import clean_text, cleaned, kind_of
+from chatgateway.openai_api.transcript import Transcript
+
+__all__ = ["PARAMETERS", "ChatRequest", "LlmOverrides", "Parameter", "parse", "parse_model"]
+
+MAX_MODEL_CHARS = 128
+
+ClientTools = Literal["reject", "ignore"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmOverrides:
+    """What the caller wants of the profile's LLM; None where nothing was sent, or the profile keeps its own."""
+
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    reasoning_effort: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """A checked request.
+
+    `model` is the id as sent. `end_user` is `safety_identifier`, else `user`, else None. `ignored` names the
+    parameters that were sent and have no effect. `client_tools_sent` says that tools were
+    offered and not switched off by `tool_choice: none`; it can be true only where they are ignored.
+    `raw` is the whole body without NUL characters; it can be stored as JSON anywhere.
+    """
+
+    model: str
+    transcript: Transcript
+    stream: bool
+    include_usage: bool
+    overrides: LlmOverrides
+    end_user: str | None
+    metadata: dict[str, str]
+    store: bool
+    service_tier_sent: bool
+    ignored: tuple[str, ...]
+    client_tools_sent: bool
+    raw: dict[str, Any]
+
+
+def parse_model(body: object) -> str:
+    """The `model` of a parsed JSON body. Raises InvalidRequest if the body is no object or names no model."""
+    if not isinstance(body, dict):
+        raise InvalidRequest(f"The request body must be a JSON object, not {kind_of(body)}.", code="invalid_type")
+    model = body.get("model")
+    if model is None:
+        raise InvalidRequest(
+            "'model' is missing. Use one of GET /v1/models.", param="model", code="missing_required_parameter"
+        )
+    if not isinstance(model, str):
+        raise InvalidRequest(f"'model' must be a string, not {kind_of(model)}.", param="model", code="invalid_type")
+    if len(model) > MAX_MODEL_CHARS:
+        raise InvalidRequest(f"'model' is longer than {MAX_MODEL_CHARS} characters.", param="model")
+    return clean_text(model, param="model")
+
+
+def parse(
+    body: dict[str, Any],
+    *,
+    client_tools: ClientTools,
+    accepts_images: bool,
+    accepts_remote_images: bool,
+    honours_overrides: bool,
+) -> ChatRequest:
+    """The request, or InvalidRequest naming the first parameter that is wrong.
+
+    `client_tools` says what becomes of the caller's own tools. `honours_overrides`: the profile lets callers
+    override its LLM's parameters. Explicit nulls count as absent; unknown keys are ignored.
+    """
+    model = parse_model(body)
+    raw = cleaned(body)
+    ignored: list[str] = []
+    for parameter in PARAMETERS:
+        value = raw.get(parameter.name)
+        if value is None:
+            continue
+        parameter.check(parameter.name, value)
+        if parameter.treatment == "ignore" or (parameter.is_override and not honours_overrides):
+            ignored.append(parameter.name)
+    stream, include_usage = _streaming(raw, ignored=ignored)
+    client_tools_sent = _client_tools(raw, policy=client_tools, ignored=ignored)
+    return ChatRequest(
+        model=model,
+        transcript=parse_messages(
+            raw.get("messages"), accepts_images=accepts_images, accepts_remote_images=accepts_remote_images
+        ),
+        stream=stream,
+        include_usage=include_usage,
+        overrides=_overrides(raw, ignored=ignored) if honours_overrides else LlmOverrides(),
+        end_user=_end_user(raw),
+        metadata=dict(raw.get("metadata") or {}),
+        store=bool(raw.get("store")),
+        service_tier_sent=raw.get("service_tier") is not None,
+        ignored=tuple(ignored),
+        client_tools_sent=client_tools_sent,
+        raw=raw,
+    )
+
+
+def _streaming(raw: dict[str, Any], *, ignored: list[str]) -> tuple[bool, bool]:
+    """(stream, include_usage)"""
+    stream = bool(raw.get("stream"))
+    options = raw.get("stream_options")
+    if options is None:
+        return stream, False
+    if not stream:
+        raise InvalidRequest("'stream_options' is only allowed together with 'stream': true.", param="stream_options")
+    if options.get("include_obfuscation"):
+        ignored.append("stream_options.include_obfuscation")
+    return stream, bool(options.get("include_usage"))
+
+
+def _client_tools(raw: dict[str, Any], *, policy: ClientTools, ignored: list[str]) -> bool:
+    """Whether tools of the caller go unused. Raises InvalidRequest for them if the policy is `reject`."""
+    are_sent = False
+    for tools, choice in (("tools", "tool_choice"), ("functions", "function_call")):
+        chosen = raw.get(choice)
+        if chosen == "none":
+            continue
+        if not raw.get(tools) and chosen in (None, "auto"):
+            continue
+        name = tools if raw.get(tools) else choice
+        if policy == "reject":
+            raise InvalidRequest(
+                "This model is an agent with tools of its own and does not call the client's. "
+                f"Leave '{name}' out, or ask the administrator to let the profile ignore tools of clients.",
+                param=name,
+                code="unsupported_parameter",
+            )
+        are_sent = are_sent or name == tools
+        ignored.extend(sent for sent in (tools, choice) if raw.get(sent))
+    return are_sent
+
+
+def _overrides(raw: dict[str, Any], *, ignored: list[str]) -> LlmOverrides:
+    limit = raw.get("max_completion_tokens")
+    if limit is None:
+        limit = raw.get("max_tokens")
+    elif raw.get("max_tokens") is not None:
+        ignored.append("max_tokens")
+    return LlmOverrides(
+        max_output_tokens=limit,
+        temperature=raw.get("temperature"),
+        top_p=raw.get("top_p"),
+        reasoning_effort=raw.get("reasoning_effort"),
+    )
+
+
+def _end_user(raw: dict[str, Any]) -> str | None:
+    """Pipelines of chat UIs put a whole object into `user`; it names the user by its JSON text, whatever the order
+    of its keys, or by that text's digest where it is too long to be a name."""
+    user = raw.get("safety_identifier") or raw.get("user") or None
+    if not isinstance(user, dict):
+        return user
+    text = canonical_json(user).decode("ascii")
+    return text if len(text) <= MAX_USER_CHARS else "sha256:" + hashlib.sha256(text.encode("ascii")).hexdigest()
