@@ -1,0 +1,194 @@
+"""Conversations in the admin: the list, and a page with its turns in order."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
+from django.db import models
+from django.db.models import Count, OuterRef, Q, Subquery, Sum
+from django.db.models.functions import Coalesce
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+
+from chatgateway.admin import turn_story
+from chatgateway.admin.turn_pages import MATCHES, OUTCOMES, PeriodFilter, cost_told, tokens_told
+from chatgateway.models import Conversation, Turn
+from profiles.admin_theme import ReadOnlyAdmin, RelatedFilter, as_uuid, column, duration, is_list, moment, usd
+
+TURNS_PER_PAGE = 25
+EXCERPT_CHARS = 400
+
+_STATES = {
+    Conversation.State.NEW.value: "info",
+    Conversation.State.LIVE.value: "success",
+    Conversation.State.DELETED.value: "default",
+    Conversation.State.LOST.value: "warning",
+}
+# Something was spent, and nobody knows how much.
+_UNPRICED = Q(cost_usd__isnull=True) & (Q(input_tokens__gt=0) | Q(output_tokens__gt=0))
+
+
+class StartedFilter(PeriodFilter):
+    title = "started"
+    column_name = "created_at"
+
+
+@admin.register(Conversation)
+class ConversationAdmin(ReadOnlyAdmin[Conversation]):
+    """Whom it was with, how it went, and what it cost. What was said is on the conversation's own page."""
+
+    empty_title = "No conversation yet"
+    empty_text = "The first answered request starts one. Make a key and paste the command shown with it."
+    empty_link = "admin:profiles_apikey_changelist"
+    empty_link_title = "API keys"
+    list_display = (
+        "started",
+        "tenant_told",
+        "profile_told",
+        "end_user",
+        "turn_count",
+        "last_outcome",
+        "cost",
+        "status",
+    )
+    list_filter = (
+        StartedFilter,
+        "state",
+        ("tenant", RelatedFilter),
+        ("profile", RelatedFilter),
+        ("agent_server", RelatedFilter),
+    )
+    list_filter_submit = True
+    search_fields = ("=end_user", "=profile_slug")
+    search_help_text = "Id of a conversation; or an end user or profile"
+    list_per_page = 50
+    ordering = ("-created_at",)
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Conversation]:
+        rows = super().get_queryset(request)
+        if not is_list(request):
+            return rows.select_related("tenant")
+        turns = Turn.objects.filter(conversation=OuterRef("pk")).order_by()
+        of_one = turns.values("conversation")
+        return rows.only("created_at", "tenant_name", "profile_slug", "end_user", "state").annotate(
+            n_turns=Coalesce(Subquery(of_one.annotate(n=Count("pk")).values("n")), 0),
+            n_unpriced=Coalesce(Subquery(of_one.annotate(n=Count("pk", filter=_UNPRICED)).values("n")), 0),
+            cost=Subquery(of_one.annotate(n=Sum("cost_usd")).values("n")),
+            outcome=Subquery(turns.order_by("-arrival").values("outcome")[:1]),
+        )
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: models.QuerySet[Conversation], search_term: str
+    ) -> tuple[models.QuerySet[Conversation], bool]:
+        if (wanted := as_uuid(search_term)) is not None:
+            return queryset.filter(pk=wanted), False
+        return super().get_search_results(request, queryset, search_term)
+
+    # --- columns ----------------------------------------------------------------------------------------------------
+
+    @column("started", ordering="created_at")
+    def started(self, row: Conversation) -> str:
+        return moment(row.created_at, seconds=True)
+
+    @column("tenant", ordering="tenant_name")
+    def tenant_told(self, row: Conversation) -> str:
+        return row.tenant_name
+
+    @column("profile", ordering="profile_slug")
+    def profile_told(self, row: Conversation) -> str:
+        return row.profile_slug
+
+    @column("turns", ordering="n_turns")
+    def turn_count(self, row: Conversation) -> int:
+        return row.n_turns  # type: ignore[attr-defined, no-any-return]  # annotated above
+
+    @column("last outcome", ordering="outcome", labels=OUTCOMES)
+    def last_outcome(self, row: Conversation) -> tuple[str, str] | None:
+        outcome: str | None = row.outcome  # type: ignore[attr-defined]  # annotated above
+        return (outcome, Turn.Outcome(outcome).label) if outcome else None
+
+    @column("cost", ordering="cost")
+    def cost(self, row: Conversation) -> str:
+        return _sum_told(row.cost, row.n_unpriced)  # type: ignore[attr-defined]  # annotated above
+
+    @column("agent", ordering="state", labels=_STATES)
+    def status(self, row: Conversation) -> tuple[str, str]:
+        return row.state, row.state
+
+    # --- the page of a conversation -----------------------------------------------------------------------------------
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        row = self.get_object(request, unquote(object_id))
+        if row is None:
+            messages.warning(request, "There is no such conversation.")
+            return HttpResponseRedirect(reverse("admin:chatgateway_conversation_changelist"))
+        if not self.has_view_permission(request, row):
+            raise PermissionDenied
+        turns = row.turns.select_related("last_message").order_by("arrival")
+        page = Paginator(turns.defer("parameters", "profile_snapshot", "reasoning", "error_detail"), TURNS_PER_PAGE)
+        shown = page.get_page(request.GET.get("page"))
+        total = row.turns.aggregate(cost=Sum("cost_usd"), unpriced=Count("pk", filter=_UNPRICED))
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"Conversation of {moment(row.created_at, seconds=True)}",
+            "opts": self.opts,
+            "row": row,
+            "state_kind": _STATES.get(row.state, "default"),
+            "page": shown,
+            "turns": [_turn(turn) for turn in shown],
+            "cost": _sum_told(total["cost"], total["unpriced"]),
+            "links": _links(row),
+        }
+        return TemplateResponse(request, "chatgateway/admin/conversation.html", context)
+
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        raise Http404  # nobody changes a conversation here, so there is no history of changes
+
+
+def _turn(turn: Turn) -> dict[str, Any]:
+    closed_at = turn.closed_at
+    return {
+        "url": reverse("admin:chatgateway_turn_change", args=[turn.pk]),
+        "at": moment(turn.opened_at, seconds=True),
+        "outcome": turn.get_outcome_display(),
+        "outcome_kind": OUTCOMES.get(turn.outcome, "default"),
+        "asked": turn_story.excerpt(turn.last_message, EXCERPT_CHARS),
+        "answer": turn_story.cut_short(turn.answer, EXCERPT_CHARS),
+        "error": turn.error_message,
+        "match": MATCHES.get(turn.match, turn.match),
+        "took": duration((closed_at - turn.opened_at).total_seconds()) if closed_at else "running",
+        "tokens": tokens_told(turn),
+        "cost": cost_told(turn),
+    }
+
+
+def _links(row: Conversation) -> list[tuple[str, str, str]]:
+    """Return (what, name as it was then, URL of what there still is)."""
+    found = []
+    for what, name, model, key in (
+        ("Tenant", row.tenant_name, "profiles_tenant", row.tenant_id),
+        ("Profile", row.profile_slug, "profiles_profile", row.profile_id),
+        ("Started by API key", str(row.api_key) if row.api_key_id else "", "profiles_apikey", row.api_key_id),
+        ("Agent-server", row.server_url, "chatgateway_agentserver", row.agent_server_id),
+    ):
+        if name or key:
+            found.append((what, name or "–", reverse(f"admin:{model}_change", args=[key]) if key else ""))
+    return found
+
+
+def _sum_told(cost: Decimal | None, unpriced: int) -> str:
+    """Return what the turns with a price cost, and how many have none: an unknown cost is not 0."""
+    if not unpriced:
+        return usd(cost) or "–"
+    unknown = f"{unpriced} of unknown price"
+    return f"{usd(cost)} + {unknown}" if cost else unknown

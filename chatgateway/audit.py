@@ -1,0 +1,351 @@
+"""The record of turns: opened before an agent-server is called, closed exactly once. The only writer of `Turn`,
+`Attempt`, `Event`, `Message` and `Image` rows.
+
+Synchronous; `open_turn`, `advance` and `close_turn` run as jobs of the `Writer`, inside its transaction. Every
+write of a driver names the generation of its lease; `TurnLost` says that another process has taken the turn over.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.db.models import F, Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from chatgateway import agents, message_store, sql
+from chatgateway.agentserver.schemas import DurableEvent
+from chatgateway.errors import GatewayError
+from chatgateway.models import AgentServer, Attempt, Conversation, Event, Turn
+from chatgateway.turn_events import TokenCounts, TurnAnswered
+from profiles.access import Caller
+from profiles.models import Profile
+from profiles.pricing import cost_usd
+
+LEASE_SECONDS = 20
+# By the database's clock: the clocks of two machines need not agree.
+LEASE_END = Now() + dt.timedelta(seconds=LEASE_SECONDS)
+
+
+class TurnLost(Exception):
+    """The turn's row no longer carries this driver's lease: another process drives it, or it was closed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """How a request came in: everything of it that is not its body."""
+
+    request_id: str
+    endpoint: str
+    address: str
+    client: str
+    retry_count: int | None
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a request asked for, as far as it could be read. `body` is its JSON, whatever it was."""
+
+    body: Any
+    model_id: str = ""
+    is_stream: bool = False
+    end_user: str = ""
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a turn ended. Exactly one of `answered` and `error` is given."""
+
+    outcome: Turn.Outcome
+    answered: TurnAnswered | None = None
+    error: GatewayError | None = None
+    answer: str = ""  # kept in the record even when the caller gets an error: the partial text
+    reasoning: str = ""
+    usage: TokenCounts = field(default_factory=TokenCounts)
+    is_usage_estimated: bool = False
+    run_ended: bool = True
+    first_text_at: dt.datetime | None = None
+
+
+def open_turn(
+    *,
+    arrival: Arrival,
+    asked: Asked,
+    profile: Profile,
+    conversation: Conversation,
+    match: str,
+    server: AgentServer | None,
+    lease_owner: str,
+    deadline_at: dt.datetime,
+    at: int,
+) -> Turn:
+    """Write the row of a turn, its messages and its first attempt.
+
+    With a `server` it has a slot and may start; without, it is queued. `at` is `new_arrival()`.
+    """
+    turn = _new_turn(arrival, asked)
+    turn.profile = profile
+    turn.profile_snapshot = agents.snapshot(profile)
+    turn.prices = profile.prices()
+    turn.conversation = conversation
+    turn.incarnation = conversation.incarnation
+    turn.match = match
+    turn.deadline_at = deadline_at
+    turn.lease_owner = lease_owner
+    turn.lease_expires_at = LEASE_END
+    turn.lease_generation = 1
+    turn.arrival = at
+    if server is not None:
+        turn.phase, turn.agent_server, turn.server_url = Turn.Phase.STARTING, server, server.url
+        turn.started_at = turn.opened_at
+    sql.insert([turn])
+    _attach(turn, arrival)
+    return turn
+
+
+def new_arrival() -> int:
+    """Return what orders turns: microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def record_refusal(*, arrival: Arrival, asked: Asked, error: GatewayError, profile: Profile | None = None) -> Turn:
+    """Write the row of a request that was refused before a turn was opened for it."""
+    turn = _new_turn(arrival, asked, is_refused=True)
+    if profile is not None:
+        turn.profile = profile
+        turn.profile_snapshot = agents.snapshot(profile)
+    now = timezone.now()
+    turn.outcome = Turn.Outcome.REFUSED
+    turn.phase = Turn.Phase.CLOSED
+    turn.closed_at = turn.run_ended_at = now
+    _set_error(turn, error)
+    sql.insert([turn])
+    _attach(turn, arrival, detached_at=now)
+    return turn
+
+
+def assign(turn: Turn, server: AgentServer) -> None:
+    """Give the turn a slot on `server`: from now on it may call it."""
+    now = timezone.now()
+    changed = Turn.objects.filter(pk=turn.pk, phase=Turn.Phase.QUEUED, outcome=Turn.Outcome.OPEN).update(
+        phase=Turn.Phase.STARTING, agent_server=server, server_url=server.url, started_at=now, run_ended_at=None
+    )
+    if not changed:
+        raise TurnLost(str(turn.pk))
+    turn.phase, turn.agent_server, turn.server_url, turn.started_at = Turn.Phase.STARTING, server, server.url, now
+
+
+def release(turn: Turn) -> None:
+    """Put a turn whose agent-server could not be reached back into the queue; nothing was started there."""
+    _update_mine(turn, {"phase": Turn.Phase.QUEUED, "agent_server": None, "server_url": "", "started_at": None})
+    turn.phase, turn.agent_server, turn.server_url = Turn.Phase.QUEUED, None, ""
+
+
+def advance(turn: Turn, **changes: Any) -> None:
+    """Write where the driver has got to (`phase`, `accepted_at`, `user_event_seq`, `incarnation`)."""
+    _update_mine(turn, changes)
+    for name, value in changes.items():
+        setattr(turn, name, value)
+
+
+def append_events(turn: Turn, events: Iterable[DurableEvent]) -> None:
+    """Write events of the agent-server's log; those already there are passed over."""
+    assert turn.conversation_id is not None
+    now = timezone.now()
+    sql.insert(
+        [
+            Event(
+                turn_id=turn.pk,
+                conversation_id=turn.conversation_id,
+                incarnation=turn.incarnation,
+                seq=event.seq,
+                kind=event.kind[:60],
+                source=str(event.event.get("source", ""))[:20],
+                tool=(event.tool or "")[:100],
+                summary=event.summary[:300],
+                is_error=event.is_error,
+                raw=message_store.storable(event.event),
+                received_at=event.occurred_at or now,
+            )
+            for event in events
+        ],
+        ignore_conflicts=True,
+    )
+
+
+def close_turn(turn: Turn, ending: Ending) -> None:
+    """Close the row. Raises TurnLost when it is closed already or belongs to another driver."""
+    now = timezone.now()
+    turn.outcome, turn.phase, turn.closed_at = ending.outcome, Turn.Phase.CLOSED, now
+    turn.first_text_at = ending.first_text_at
+    if ending.run_ended:
+        turn.run_ended_at = now
+    turn.answer = message_store.storable_text(ending.answer)
+    turn.reasoning = message_store.storable_text(ending.reasoning)
+    turn.input_tokens = ending.usage.input
+    turn.output_tokens = ending.usage.output
+    turn.cached_tokens = ending.usage.cached
+    turn.cache_write_tokens = ending.usage.cache_write
+    turn.reasoning_tokens = ending.usage.reasoning
+    turn.is_usage_estimated = ending.is_usage_estimated
+    turn.cost_usd = cost_usd(
+        turn.prices,
+        input_tokens=ending.usage.input,
+        output_tokens=ending.usage.output,
+        cached_tokens=ending.usage.cached,
+        cache_write_tokens=ending.usage.cache_write,
+    )
+    if ending.answered is not None:
+        turn.http_status = 200
+        turn.finish_reason = ending.answered.finish_reason
+    if ending.error is not None:
+        _set_error(turn, ending.error)
+    _update_mine(turn, {name: getattr(turn, name) for name in _CLOSING_COLUMNS})
+
+
+_CLOSING_COLUMNS = (
+    "outcome",
+    "phase",
+    "closed_at",
+    "first_text_at",
+    "run_ended_at",
+    "answer",
+    "reasoning",
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "is_usage_estimated",
+    "cost_usd",
+    "http_status",
+    "finish_reason",
+    "error_type",
+    "error_code",
+    "error_param",
+    "error_message",
+    "error_detail",
+    "cancel_reason",
+)
+
+
+def holding_after_close(limit: int) -> list[Turn]:
+    """Return closed turns whose run has not been seen to end, a while after they closed."""
+    a_while_ago = timezone.now() - dt.timedelta(seconds=LEASE_SECONDS)
+    rows = Turn.objects.holding_a_slot().exclude(outcome=Turn.Outcome.OPEN).filter(closed_at__lt=a_while_ago)
+    return list(rows.select_related("agent_server").order_by("closed_at")[:limit])
+
+
+def run_seen_to_end(turn_id: UUID) -> None:
+    """Free the slot of a closed turn whose interrupt had not been confirmed when it closed."""
+    Turn.objects.filter(pk=turn_id, run_ended_at__isnull=True).update(run_ended_at=timezone.now())
+
+
+def renew_leases(owner: str, turn_ids: list[UUID]) -> None:
+    """Keep this process's claim on its turns; called every few seconds for all of them at once."""
+    Turn.objects.filter(pk__in=turn_ids, lease_owner=owner, outcome=Turn.Outcome.OPEN).update(
+        lease_expires_at=LEASE_END
+    )
+
+
+def no_longer_allowed(turn_ids: list[UUID]) -> list[UUID]:
+    """Return those whose key was revoked or has expired, or whose profile was switched off, since they were opened."""
+    now = timezone.now()
+    withdrawn = Q(api_key__revoked_at__isnull=False) | Q(api_key__expires_at__lte=now) | Q(profile__is_enabled=False)
+    return list(Turn.objects.open().filter(withdrawn, pk__in=turn_ids).values_list("pk", flat=True))
+
+
+def drop_leases(owner: str, turn_ids: list[UUID]) -> None:
+    """Let other processes take the turns over at once."""
+    Turn.objects.filter(pk__in=turn_ids, lease_owner=owner, outcome=Turn.Outcome.OPEN).update(
+        lease_expires_at=Now() - dt.timedelta(seconds=1)
+    )
+
+
+def take_over(turn: Turn, *, owner: str) -> bool:
+    """Claim a turn whose lease ran out. False when another process was first."""
+    changed = Turn.objects.filter(pk=turn.pk, outcome=Turn.Outcome.OPEN, lease_generation=turn.lease_generation).update(
+        lease_owner=owner,
+        lease_generation=F("lease_generation") + 1,
+        lease_expires_at=LEASE_END,
+    )
+    turn.lease_generation += 1
+    return bool(changed)
+
+
+def detach(request_id: str, *, delivered: bool) -> None:
+    """Note that a request stopped waiting for its turn, with or without the whole reply."""
+    now = timezone.now()
+    changes = {"detached_at": now} | ({"delivered_at": now} if delivered else {})
+    sql.update(Attempt, where={"request_id": request_id, "detached_at": None}, changes=changes)
+
+
+def rebuild_request(turn: Turn) -> dict[str, Any]:
+    """Return the JSON body of the request as it was sent. Equal as JSON; white space and key order may differ."""
+    body: dict[str, Any] = dict(turn.parameters)
+    if turn.last_message_id is not None:
+        body["messages"] = message_store.chain(turn.last_message_id)
+    return body
+
+
+def _new_turn(arrival: Arrival, asked: Asked, *, is_refused: bool = False) -> Turn:
+    caller = arrival.caller
+    parameters, last_message_id = message_store.store(
+        tenant_id=caller.tenant_id, body=asked.body, is_refused=is_refused
+    )
+    turn_id = uuid4()
+    return Turn(
+        id=turn_id,
+        reply_id=f"chatcmpl-{turn_id.hex}",
+        request_id=arrival.request_id,
+        endpoint=arrival.endpoint,
+        tenant_id=caller.tenant_id,
+        api_key_id=caller.api_key_id,
+        tenant_name=caller.tenant_name,
+        key_name=caller.key_name,
+        key_prefix=caller.key_prefix,
+        model_id=message_store.storable_text(asked.model_id)[:300],
+        end_user=message_store.storable_text(asked.end_user)[:256],
+        is_stream=asked.is_stream,
+        parameters=parameters,
+        last_message_id=last_message_id,
+        ignored_parameters=list(asked.ignored),
+        client=message_store.storable_text(arrival.client)[:200],
+        address=arrival.address[:64],
+        arrival=new_arrival(),
+    )
+
+
+def _attach(turn: Turn, arrival: Arrival, *, detached_at: dt.datetime | None = None) -> None:
+    attempt = Attempt(
+        turn_id=turn.pk,
+        request_id=arrival.request_id,
+        address=arrival.address[:64],
+        client=turn.client,
+        retry_count=arrival.retry_count,
+        detached_at=detached_at,
+    )
+    sql.insert([attempt])
+
+
+def _update_mine(turn: Turn, changes: dict[str, Any]) -> None:
+    """Write to the row as long as this driver holds its lease; TurnLost otherwise."""
+    mine = {"id": turn.pk, "outcome": Turn.Outcome.OPEN, "lease_generation": turn.lease_generation}
+    if not sql.update(Turn, where=mine, changes=changes):
+        raise TurnLost(str(turn.pk))
+
+
+def _set_error(turn: Turn, error: GatewayError) -> None:
+    turn.http_status = error.status
+    turn.error_type = error.type[:40]
+    turn.error_code = error.code[:60]
+    turn.error_param = message_store.storable_text(error.param or "")[:200]
+    turn.error_message = message_store.storable_text(error.message)
+    turn.error_detail = message_store.storable_text(error.detail)[:20_000]

@@ -1,0 +1,407 @@
+"""Drives one turn: waits for a slot, prepares the agent, sends the message, follows the run, closes the record.
+
+A driver is a task of the process, never of the request: the request only subscribes to what the driver publishes,
+so a caller who goes away does not take the run along, and a repeated request can join it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import cast
+
+from django.conf import settings
+from django.db.utils import Error as DatabaseError
+from django.utils import timezone
+
+from chatgateway import agents, audit, conversations, endings, servers
+from chatgateway.agent_session import AgentSession, SessionFactory, message_parts
+from chatgateway.agentserver.exceptions import (
+    AgentServerError,
+    CapacityReached,
+    ConversationMissing,
+    TooOld,
+    Unauthorized,
+    Unreachable,
+)
+from chatgateway.agentserver.schemas import AgentSpec, DurableEvent
+from chatgateway.answer import Showing, ShowingRules
+from chatgateway.endings import Run
+from chatgateway.errors import GatewayError, InternalError, TooManyRequests
+from chatgateway.live import LiveTurn
+from chatgateway.models import Conversation, Turn
+from chatgateway.openai_api.chat_request import LlmOverrides
+from chatgateway.openai_api.transcript import UserPart
+from chatgateway.turn_events import AnswerShown, MessageAccepted, RunEvent, ShownEvent, TurnFailed
+from chatgateway.writer import writer
+from profiles.models import Profile
+
+logger = logging.getLogger(__name__)
+
+# An interrupt is confirmed within milliseconds (measured); a server that needs longer is in trouble.
+INTERRUPT_SECONDS = 10.0
+# It is sent again while it has no effect: the first one may have come before the message it should stop.
+INTERRUPT_EVERY_SECONDS = 1.0
+# Raw events reach the record at least this often, and in batches of at most this many.
+FLUSH_SECONDS = 1.0
+FLUSH_EVENTS = 50
+# A turn that was opened longer ago makes sure that it still has its lease before it sends its message.
+FENCE_AFTER_SECONDS = 5.0
+# Closing a row is worth trying again: a database that restarts is back within seconds.
+CLOSE_ATTEMPTS = (0.2, 1.0, 5.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """All a driver needs to know of a turn, so that it need not read it back from the database.
+
+    `attached` says that the run was started by another process: it is followed, and nothing is sent.
+    """
+
+    turn: Turn
+    conversation: Conversation
+    profile: Profile
+    overrides: LlmOverrides
+    parts: tuple[UserPart, ...]
+    attached: bool = False
+
+
+class Driver:
+    """One turn's way from the queue to its end.
+
+    `wait_for_slot(turn, timeout_seconds)` returns whether the turn was given one in time.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        live: LiveTurn,
+        *,
+        sessions: SessionFactory,
+        wait_for_slot: Callable[[Turn, float], Awaitable[bool]],
+    ) -> None:
+        self.turn = assignment.turn
+        self.conversation = assignment.conversation
+        self.profile = assignment.profile
+        self.live = live
+        self._overrides = assignment.overrides
+        self._parts = assignment.parts
+        self._attached = assignment.attached
+        self._sessions = sessions
+        self._wait_for_slot = wait_for_slot
+        self._session: AgentSession | None = None
+        self._unwritten: list[DurableEvent] = []
+        self._written_at = self._opened = time.monotonic()
+        self.run = Run(
+            showing=Showing(
+                ShowingRules(
+                    thoughts=cast("endings.ThoughtsChoice", self.profile.thoughts),
+                    activity=cast("endings.ActivityChoice", self.profile.activity),
+                    holdback_chars=self.profile.answer_holdback_chars if self.profile.has_tools else 0,
+                )
+            ),
+            baseline=endings.counts_from(self.conversation.usage_baseline),
+        )
+
+    async def drive(self) -> None:
+        """Bring the turn to its end; whatever happens becomes its outcome. Only cancellation is raised: the process
+        shuts down, and the turn is left to whoever takes over its lease."""
+        try:
+            ending = await self._drive_within_deadline()
+            await self._close(ending)
+        except audit.TurnLost:
+            logger.warning("turn %s is driven by another process now", self.turn.pk)
+            self.live.publish([_failed(InternalError("Another process has taken over this request."))])
+        except Exception as error:
+            # The outer edge of a turn: whoever waits for it is answered, whatever is wrong with its record.
+            logger.exception("turn %s could not be closed", self.turn.pk)
+            await self._close_bare(error)
+
+    async def _drive_within_deadline(self) -> audit.Ending:
+        assert self.turn.deadline_at is not None
+        seconds_left = (self.turn.deadline_at - timezone.now()).total_seconds()
+        work = asyncio.create_task(self._work())
+        cancel = asyncio.create_task(self.live.cancel_requested.wait())
+        try:
+            await asyncio.wait({work, cancel}, timeout=max(0.0, seconds_left), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                self.run.stopped_by = self.live.cancel_reason or "deadline"
+                await self._stop(work)
+        finally:
+            cancel.cancel()
+            work.cancel()
+            results = await asyncio.gather(work, cancel, return_exceptions=True)
+        return self._ending(results[0])
+
+    async def _stop(self, work: asyncio.Task[None]) -> None:
+        """Interrupt the run and let the feed bring its end; give up on a server that does not confirm."""
+        if not self.run.began:
+            return
+        give_up_at = time.monotonic() + INTERRUPT_SECONDS
+        while not work.done() and time.monotonic() < give_up_at:
+            if self._session is not None:
+                try:
+                    await self._session.interrupt()
+                except AgentServerError as error:
+                    logger.warning("turn %s could not be interrupted: %s", self.turn.pk, error)
+            await asyncio.wait({work}, timeout=INTERRUPT_EVERY_SECONDS)
+
+    def _ending(self, result: BaseException | None) -> audit.Ending:
+        match result:
+            case audit.TurnLost():
+                raise result
+            case _ if self.run.stopped_by:
+                return endings.stopped(self.run)
+            case None:
+                return endings.of_run(self.run, profile=self.profile)
+            case GatewayError():
+                return endings.failed(self.run, result)
+            case AgentServerError():
+                return endings.failed(self.run, endings.server_failure(result, began=self.run.began))
+            case asyncio.CancelledError():
+                raise result
+            case _:
+                # The outer edge of a turn: a defect of ours must still close the row and answer the caller.
+                logger.error("turn %s failed inside the gateway", self.turn.pk, exc_info=result)
+                error = InternalError("The gateway failed. Its log has the details.", detail=repr(result))
+                return endings.failed(self.run, error)
+
+    # --- the work ------------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """Queue, prepare, send, follow. Returns when the run has ended."""
+        avoid: set[int] = set()
+        while True:
+            await self._queue(frozenset(avoid))
+            server = self.turn.agent_server
+            assert server is not None
+            try:
+                async with self._sessions(server, self.conversation) as session:
+                    self._session = session
+                    await self._run_on(session)
+                    if self.run.ended is not None and self.run.ended.status == "finished":
+                        session.keep_feed()
+                    return
+            except (Unreachable, Unauthorized, TooOld, CapacityReached) as error:
+                if self.run.began:
+                    raise
+                avoid.add(server.pk)
+                await self._give_back(error)
+            finally:
+                self._session = None
+
+    async def _queue(self, failed_on: frozenset[int]) -> None:
+        turn, conversation = self.turn, self.conversation
+        if turn.phase != Turn.Phase.QUEUED:
+            return  # it got its slot when it was opened
+        has_slot = False
+        if failed_on:
+            has_slot = await writer.run(lambda: servers.grant_again(turn, conversation, avoid=failed_on))
+        if not has_slot and not await self._wait_for_slot(turn, settings.GATEWAY_QUEUE_TIMEOUT_SECONDS):
+            raise TooManyRequests("All agents stayed busy. Try again in a moment.", retry_after_seconds=10)
+
+    async def _give_back(self, error: AgentServerError) -> None:
+        """Give the slot back before another server is tried; nothing was started on this one."""
+        turn, server = self.turn, self.turn.agent_server
+        assert server is not None
+        logger.warning("agent-server %s could not take a turn: %s", server.name, error)
+
+        def give_back() -> None:
+            audit.release(turn)
+            if not isinstance(error, CapacityReached):
+                servers.note_health(server, is_up=False, message=str(error))
+
+        await writer.run(give_back)
+
+    async def _run_on(self, session: AgentSession) -> None:
+        if self._attached:
+            assert self.turn.user_event_seq is not None
+            self.run.began = True
+            await session.attach(
+                after_seq=min(self.conversation.cursor, self.turn.user_event_seq - 1),
+                message_seq=self.turn.user_event_seq,
+            )
+        else:
+            await self._prepare(session)
+            try:
+                await self._send(session)
+            except ConversationMissing:  # a feed that was kept open does not tell; nothing was sent
+                await self._rebuild(session)
+                await self._send(session)
+        await self._follow(session)
+
+    async def _prepare(self, session: AgentSession) -> None:
+        spec = self._spec()
+        if self.conversation.state != Conversation.State.LIVE:
+            await self._start(session, spec, template=self.profile.workspace_template)
+            return
+        digest = agents.llm_digest(spec.llm)
+        try:
+            await session.connect(after_seq=self.conversation.cursor)
+            await session.settle()
+            if self.conversation.llm_digest != digest:
+                await session.client.switch_llm(self.conversation.pk, spec.llm, timeout_seconds=session.call_seconds)
+            if self.conversation.needs_navigation and self.conversation.good_leaf_event_id:
+                await session.client.navigate(
+                    self.conversation.pk, self.conversation.good_leaf_event_id, timeout_seconds=session.call_seconds
+                )
+        except ConversationMissing:
+            await self._rebuild(session)
+            return
+        if self.conversation.llm_digest != digest:
+            await self._note(llm_digest=digest)
+        elif time.monotonic() - self._opened > FENCE_AFTER_SECONDS:
+            await self._note()
+
+    async def _start(self, session: AgentSession, spec: AgentSpec, *, template: str) -> None:
+        server = self.turn.agent_server
+        assert server is not None
+        await session.start(spec, template=template)
+        begun = self._note(
+            state=Conversation.State.LIVE,
+            agent_server=server,
+            server_url=server.url,
+            working_dir=spec.working_dir,
+            llm_digest=agents.llm_digest(spec.llm),
+        )
+        await asyncio.gather(begun, session.connect(after_seq=-1))
+
+    async def _rebuild(self, session: AgentSession) -> None:
+        """The agent-server lost the conversation: start it anew under its id, told from the audited turns."""
+        conversation, turn, parts = self.conversation, self.turn, self._parts
+
+        def restart() -> tuple[UserPart, ...]:
+            conversations.restart(conversation)
+            audit.advance(turn, incarnation=conversation.incarnation)
+            return conversations.told_again(conversation, parts)
+
+        self._parts = await writer.run(restart)
+        session.incarnation = conversation.incarnation
+        self.run.baseline = {}
+        await self._start(session, self._spec(), template="")
+
+    def _spec(self) -> AgentSpec:
+        server = self.turn.agent_server
+        assert server is not None
+        return agents.agent_for(
+            profile=self.profile, conversation=self.conversation, server=server, overrides=self._overrides
+        )
+
+    async def _note(self, **changes: object) -> None:
+        """Write that the turn is about to run, and what changed of its conversation."""
+        turn, conversation = self.turn, self.conversation
+
+        def note() -> None:
+            audit.advance(turn, phase=Turn.Phase.RUNNING)
+            if changes:
+                conversations.update(conversation, **changes)
+
+        await writer.run(note)
+
+    async def _send(self, session: AgentSession) -> None:
+        self.run.began = True  # from here on the agent may act: no other server, no repeat
+        try:
+            await session.send(message_parts(self._parts))
+        except Unreachable:
+            self.run.began = False  # no connection was made: the message certainly did not arrive
+            raise
+
+    async def _follow(self, session: AgentSession) -> None:
+        retries = 0
+        while True:
+            async for batch in session.batches():
+                self.run.cursor = session.cursor
+                self._record(batch.durable)
+                self._publish([shown for event in batch.events for shown in self._take(event)])
+                if self.run.ended is not None:
+                    break
+            if self.run.needs_confirmation:
+                await session.reject_confirmation()
+            if retries >= self.profile.llm_retries or not self.run.may_be_retried:
+                return
+            logger.info("turn %s: the LLM failed (%s), trying again", self.turn.pk, self.run.failed)
+            await asyncio.sleep(2.0**retries)
+            if self.run.stopped_by:
+                return
+            retries += 1
+            self.run.ended = self.run.failed = None
+            await session.run_again()
+
+    def _take(self, event: RunEvent) -> list[ShownEvent]:
+        if isinstance(event, MessageAccepted):
+            self._note_accepted(event.seq)
+        return self.run.take(event)
+
+    def _publish(self, shown: list[ShownEvent]) -> None:
+        if self.run.first_text_at is None and any(isinstance(event, AnswerShown) for event in shown):
+            self.run.first_text_at = timezone.now()
+        self.live.publish(shown)
+
+    def _note_accepted(self, seq: int) -> None:
+        self.live.accepted.set()
+        turn, now = self.turn, timezone.now()
+        # Not awaited: tokens must not wait for it, and the close that follows goes through the same queue.
+        writer.post(lambda: audit.advance(turn, phase=Turn.Phase.RUNNING, user_event_seq=seq, accepted_at=now))
+
+    def _record(self, durable: list[DurableEvent]) -> None:
+        self.run.note_durable(durable)
+        self._unwritten += durable
+        is_due = len(self._unwritten) >= FLUSH_EVENTS or time.monotonic() - self._written_at > FLUSH_SECONDS
+        if self._unwritten and is_due:
+            self._flush()
+
+    def _flush(self) -> None:
+        turn, events = self.turn, self._unwritten
+        self._unwritten, self._written_at = [], time.monotonic()
+        if events:
+            writer.post(lambda: audit.append_events(turn, events))
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    async def _close(self, ending: audit.Ending) -> None:
+        """Commit the end, then tell it: a caller's next request, anywhere, finds the turn closed."""
+        turn, conversation = self.turn, self.conversation
+        settled = self.run.settled(ending)
+        turn.cancel_reason = self.live.cancel_reason
+
+        def close() -> None:
+            audit.close_turn(turn, ending)
+            conversations.settle(conversation, **settled)
+
+        for pause in (*CLOSE_ATTEMPTS, None):
+            try:
+                await writer.run(close)
+                break
+            except DatabaseError:
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
+        self._flush()
+        assert ending.answered is not None or ending.error is not None
+        self.live.publish([ending.answered or _failed(cast("GatewayError", ending.error))])
+
+    async def _close_bare(self, error: Exception) -> None:
+        """Close a row whose proper end cannot be written: what can be wrong is left out."""
+        turn = self.turn
+        turn.prices = {}
+        failure = InternalError("The gateway failed. Its log has the details.", detail=repr(error))
+        ending = endings.failed(Run(showing=self.run.showing, baseline={}, began=self.run.began), failure)
+        try:
+            await writer.run(lambda: audit.close_turn(turn, ending))
+        except (DatabaseError, audit.TurnLost):
+            logger.exception("turn %s stays open; it will be taken over", turn.pk)
+        self.live.publish([_failed(failure)])
+
+
+def _failed(error: GatewayError) -> TurnFailed:
+    return TurnFailed(
+        status=error.status,
+        type=error.type,
+        code=error.code,
+        message=error.message,
+        param=error.param,
+        headers=error.headers,
+    )

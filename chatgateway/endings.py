@@ -1,0 +1,229 @@
+"""From what a run did to how its turn ends: answer or error, tokens, and where the conversation stands."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from chatgateway import outcomes
+from chatgateway.agentserver.exceptions import AgentServerError
+from chatgateway.agentserver.schemas import DurableEvent
+from chatgateway.answer import Showing
+from chatgateway.audit import Ending
+from chatgateway.errors import (
+    AgentRunFailed,
+    AgentServerUnavailable,
+    AgentTimedOut,
+    GatewayError,
+    TurnCancelled,
+)
+from chatgateway.models import Turn
+from chatgateway.turn_events import (
+    NeedsConfirmation,
+    RunEnded,
+    RunEvent,
+    RunFailed,
+    ShownEvent,
+    TokenCounts,
+    TurnAnswered,
+    UsageReported,
+)
+from profiles.models import Profile
+
+ThoughtsChoice = Literal["reasoning", "content", "hidden"]
+ActivityChoice = Literal["reasoning", "hidden"]
+
+# What an agent says whose run ended well without a word: clients treat an empty answer as an error and ask again.
+NO_TEXT = "The agent finished without writing an answer."
+# Tokens of a call that was cut before it was counted; English text has about four characters to a token.
+CHARS_PER_TOKEN = 4
+
+
+@dataclass(slots=True)
+class Run:
+    """What a driver knows of its run. `baseline` is what the conversation had used before."""
+
+    showing: Showing
+    baseline: dict[str, TokenCounts]
+    began: bool = False
+    stopped_by: str = ""  # "deadline", or why the turn was cancelled
+    ended: RunEnded | None = None
+    failed: RunFailed | None = None
+    needs_confirmation: bool = False
+    first_text_at: dt.datetime | None = None
+    cursor: int = -1
+    usage_now: dict[str, TokenCounts] = field(default_factory=dict)
+    last_call_input: int = 0
+    logged_chars: int = 0
+    system_prompt_event_id: str = ""
+
+    def take(self, event: RunEvent) -> list[ShownEvent]:
+        match event:
+            case UsageReported():
+                before = self.usage
+                self.usage_now = event.by_usage_id
+                self.last_call_input = self.usage.input - before.input
+            case NeedsConfirmation():
+                self.needs_confirmation = True
+            case RunFailed():
+                self.failed = event
+            case RunEnded():
+                self.ended = event
+                self.usage_now = event.by_usage_id or self.usage_now
+        return self.showing.show(event)
+
+    def note_durable(self, durable: list[DurableEvent]) -> None:
+        for event in durable:
+            if event.kind not in {"ConversationStateUpdateEvent", "ConversationErrorEvent"}:
+                self.logged_chars += len(str(event.event))
+            if event.kind == "SystemPromptEvent":
+                self.system_prompt_event_id = event.id
+
+    @property
+    def may_be_retried(self) -> bool:
+        """Only what a provider may have recovered from, and only while neither answer nor action was seen."""
+        return (
+            self.failed is not None
+            and self.failed.is_retryable
+            and self.failed.kind in {"transient", "rate_limit"}
+            and not self.showing.shown
+            and not self.showing.has_acted
+            and not self.stopped_by
+        )
+
+    @property
+    def usage(self) -> TokenCounts:
+        """Tokens of this run alone, over all usage ids."""
+        total = TokenCounts()
+        for usage_id, counts in self.usage_now.items():
+            total += counts.since(self.baseline.get(usage_id, TokenCounts()))
+        return total
+
+    @property
+    def unfinished_call(self) -> TokenCounts:
+        """An estimate of an LLM call that was cut: the agent-server counts a call when it is complete, the provider
+        bills it all the same. It read at least what the call before it read, or what this turn has logged."""
+        written = self.showing.unfinished
+        if not written:
+            return TokenCounts()
+        return TokenCounts(
+            input=max(self.last_call_input, self.logged_chars // CHARS_PER_TOKEN),
+            output=max(1, len(written) // CHARS_PER_TOKEN),
+        )
+
+    def settled(self, ending: Ending) -> dict[str, Any]:
+        """Return what the conversation's row must hold after this turn."""
+        if not self.began:
+            return {}
+        changes: dict[str, Any] = {}
+        if self.cursor >= 0:
+            changes["cursor"] = self.cursor
+        if self.usage_now:
+            changes["usage_baseline"] = {name: asdict(counts) for name, counts in self.usage_now.items()}
+        if ending.outcome == Turn.Outcome.ANSWERED and self.ended is not None:
+            changes |= {"good_leaf_event_id": self.ended.leaf_event_id or "", "needs_navigation": False}
+        elif ending.outcome in {Turn.Outcome.FAILED, Turn.Outcome.TIMED_OUT}:
+            # Half-done messages of a failed turn would be read by the model again in every later one.
+            changes["needs_navigation"] = True
+            if self.system_prompt_event_id:  # the first turn failed: this is as far back as one may go
+                changes["good_leaf_event_id"] = self.system_prompt_event_id
+        return changes
+
+
+def of_run(run: Run, *, profile: Profile) -> Ending:
+    """How a turn ends whose run came to an end by itself."""
+    if run.ended is None:
+        return failed(run, AgentRunFailed("The agent's run was lost.", detail="the feed ended before the run"))
+    if run.needs_confirmation:
+        return failed(run, outcomes.waits_for_confirmation())
+    if run.failed is not None:
+        if run.failed.code == "MaxIterationsReached" and run.showing.collected:
+            return _answered(run, run.showing.collected, "length")
+        return failed(run, outcomes.error_for(run.failed, profile_slug=profile.slug))
+    match run.ended.status:
+        case "finished":
+            return _answered(run, run.showing.collected or NO_TEXT, _finish_reason(run, profile))
+        case "stuck":
+            return failed(run, outcomes.stuck())
+        case status:
+            return failed(run, outcomes.interrupted(status))
+
+
+def stopped(run: Run) -> Ending:
+    """How a turn ends that was cancelled or reached its deadline. What was written so far is kept."""
+    is_deadline = run.stopped_by == "deadline"
+    error: GatewayError
+    if is_deadline:
+        error = AgentTimedOut("The agent did not finish within the profile's time limit and was stopped.")
+    else:
+        error = TurnCancelled("The request was cancelled.", detail=f"stopped by: {run.stopped_by}")
+    return _ending(
+        run,
+        Turn.Outcome.TIMED_OUT if is_deadline else Turn.Outcome.CANCELLED,
+        error=error,
+        run_ended=run.ended is not None or not run.began,
+    )
+
+
+def failed(run: Run, error: GatewayError) -> Ending:
+    """How a turn ends with an error: refused when nothing had begun, else failed."""
+    if run.began:
+        error.headers.setdefault("x-should-retry", "false")
+    return _ending(run, Turn.Outcome.FAILED if run.began else Turn.Outcome.REFUSED, error=error)
+
+
+def abandoned(run: Run, error: GatewayError) -> Ending:
+    """How a turn ends whose process died before the agent had its message."""
+    return _ending(run, Turn.Outcome.ABANDONED, error=error)
+
+
+def server_failure(error: AgentServerError, *, began: bool) -> GatewayError:
+    """What a caller is told of an agent-server that failed."""
+    if began:
+        return AgentRunFailed(
+            "The connection to the agent was lost and could not be made again.",
+            detail=f"{type(error).__name__}: {error}",
+        )
+    return AgentServerUnavailable(
+        "No agent could be started. Try again in a moment; the administrator sees why under Agent-servers.",
+        detail=f"{type(error).__name__}: {error}",
+    )
+
+
+def counts_from(stored: dict[str, dict[str, int]]) -> dict[str, TokenCounts]:
+    """Read back what `Run.settled` stored as `usage_baseline`."""
+    return {name: TokenCounts(**counts) for name, counts in stored.items()}
+
+
+def _answered(run: Run, text: str, finish_reason: Literal["stop", "length"]) -> Ending:
+    answered = TurnAnswered(text=text, reasoning=run.showing.reasoning, finish_reason=finish_reason, usage=run.usage)
+    return Ending(
+        outcome=Turn.Outcome.ANSWERED,
+        answered=answered,
+        answer=text,
+        reasoning=run.showing.reasoning,
+        usage=run.usage,
+        first_text_at=run.first_text_at,
+    )
+
+
+def _ending(run: Run, outcome: Turn.Outcome, *, error: GatewayError, run_ended: bool = True) -> Ending:
+    cut = run.unfinished_call
+    return Ending(
+        outcome=outcome,
+        error=error,
+        answer=run.showing.partial(),
+        reasoning=run.showing.reasoning,
+        usage=run.usage + cut,
+        is_usage_estimated=cut != TokenCounts(),
+        run_ended=run_ended,
+        first_text_at=run.first_text_at,
+    )
+
+
+def _finish_reason(run: Run, profile: Profile) -> Literal["stop", "length"]:
+    """`length` when the last LLM call wrote as much as it was allowed: the agent-server does not pass it on."""
+    assert run.ended is not None
+    limit = profile.max_output_tokens
+    return "length" if limit and run.ended.last_call_output_tokens >= limit else "stop"

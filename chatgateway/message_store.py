@@ -1,0 +1,171 @@
+"""How callers' messages are kept: each once, in chains, images apart.
+
+A chat client sends its whole history with every request. Stored as it comes, a conversation of n turns would
+take n² of space; as chains that share their beginnings it takes n.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+from uuid import UUID
+
+from chatgateway import sql
+from chatgateway.models import Image, Message
+from chatgateway.openai_api.canonical import message_digest
+
+# A request deeper than this is refused before it is stored with its messages; what a refused one contained is
+# kept up to here, as text of the rest.
+MAX_DEPTH = 40
+# Characters kept of each text of a refused request. An accepted one is kept whole; its size was checked.
+REFUSED_TEXT = 20_000
+# Integers of JSON beyond 64 bits are refused in requests; a tool's output may hold them.
+_BIGGEST = 2**63
+
+
+def store(*, tenant_id: int, body: Any, is_refused: bool = False) -> tuple[dict[str, Any], UUID | None]:
+    """Write the messages of a request body that are not there yet.
+
+    Return its other parameters (`messages` stands as null where it stood) and the id of the last message. A body
+    that is no object, or whose `messages` is no list of objects, is kept whole in the parameters.
+    """
+    limit = REFUSED_TEXT if is_refused else None
+    if not isinstance(body, dict):
+        return ({} if body is None else {"": storable(body, limit=limit)}), None
+    sent = body.get("messages")
+    if not isinstance(sent, list) or not sent or not all(isinstance(message, dict) for message in sent):
+        return storable(body, limit=limit), None
+    parameters = storable({name: None if name == "messages" else value for name, value in body.items()}, limit=limit)
+    return parameters, _store_chain(tenant_id, [storable(message, limit=limit) for message in sent])
+
+
+def _store_chain(tenant_id: int, sent: list[dict[str, Any]]) -> UUID:
+    images: dict[str, str] = {}
+    rows: list[Message] = []
+    digest = f"tenant {tenant_id}".encode()
+    parent_id: UUID | None = None
+    for depth, message in enumerate(sent):
+        body = _without_images(message, images)
+        digest = message_digest(digest, body)
+        message_id = UUID(bytes=digest[:16])
+        rows.append(
+            Message(
+                id=message_id,
+                tenant_id=tenant_id,
+                parent_id=parent_id,
+                depth=depth,
+                role=str(message.get("role", ""))[:20],
+                body=body,
+            )
+        )
+        parent_id = message_id
+    if images:
+        sql.insert(
+            [Image(tenant_id=tenant_id, sha256=sha256, data_url=url) for sha256, url in images.items()],
+            ignore_conflicts=True,
+        )
+    sql.insert(_missing(rows), ignore_conflicts=True)
+    return rows[-1].id
+
+
+def _missing(rows: list[Message]) -> list[Message]:
+    """Drop the beginning that is stored already; a short history is cheaper to insert blindly than to ask for."""
+    if len(rows) <= 4:
+        return rows
+    for end in range(len(rows), 0, -400):
+        part = rows[max(0, end - 400) : end]
+        known = set(Message.objects.filter(pk__in=[row.pk for row in part]).values_list("pk", flat=True))
+        if known:
+            last_known = max(index for index, row in enumerate(rows[:end]) if row.pk in known)
+            return rows[last_known + 1 :]
+    return rows
+
+
+def chain(last_message_id: UUID) -> list[dict[str, Any]]:
+    """Return the messages of a request in order, images put back."""
+    rows: list[Message] = []
+    next_id: UUID | None = last_message_id
+    while next_id is not None:
+        row = Message.objects.get(pk=next_id)
+        rows.append(row)
+        next_id = row.parent_id
+    rows.reverse()
+    return [_with_images(row.body, row.tenant_id) for row in rows]
+
+
+def _without_images(message: dict[str, Any], images: dict[str, str]) -> dict[str, Any]:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    return {**message, "content": [_part_without_image(part, images) for part in content]}
+
+
+def _part_without_image(part: Any, images: dict[str, str]) -> Any:
+    if not isinstance(part, dict):
+        return part
+    holder = part.get("image_url")
+    url = holder.get("url") if isinstance(holder, dict) else holder
+    if not isinstance(url, str) or not url.startswith("data:"):
+        return part
+    sha256 = hashlib.sha256(url.encode()).hexdigest()
+    images[sha256] = url
+    reference: Any = {"$image": sha256}
+    return {**part, "image_url": {**holder, "url": reference} if isinstance(holder, dict) else reference}
+
+
+def _with_images(body: dict[str, Any], tenant_id: int) -> dict[str, Any]:
+    content = body.get("content")
+    if not isinstance(content, list):
+        return body
+    return {**body, "content": [_part_with_image(part, tenant_id) for part in content]}
+
+
+def _part_with_image(part: Any, tenant_id: int) -> Any:
+    holder = part.get("image_url") if isinstance(part, dict) else None
+    if not isinstance(holder, dict):
+        return part
+    if "$image" in holder:
+        return {**part, "image_url": _image(tenant_id, holder)}
+    url = holder.get("url")
+    if isinstance(url, dict) and "$image" in url:
+        return {**part, "image_url": {**holder, "url": _image(tenant_id, url)}}
+    return part
+
+
+def _image(tenant_id: int, reference: dict[str, Any]) -> Any:
+    """Return the data URL, or the reference itself where a refused request contained such an object."""
+    image = Image.objects.filter(tenant_id=tenant_id, sha256=str(reference["$image"])[:64]).first()
+    return reference if image is None else image.data_url
+
+
+def storable(value: Any, *, limit: int | None = None, depth: int = 0) -> Any:
+    """Return `value` as any database takes it: no NUL, no lone surrogate, no number that is not one, not too deep.
+
+    `limit`: longer texts are cut to that many characters.
+    """
+    if isinstance(value, str):
+        return storable_text(value, limit=limit)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, int):
+        return value if -_BIGGEST <= value <= _BIGGEST else str(value)[:40]
+    if depth >= MAX_DEPTH:
+        return "…"
+    if isinstance(value, dict):
+        return {
+            storable_text(str(name), limit=limit): storable(item, limit=limit, depth=depth + 1)
+            for name, item in value.items()
+        }
+    if isinstance(value, list):
+        return [storable(item, limit=limit, depth=depth + 1) for item in value]
+    return value
+
+
+def storable_text(text: str, *, limit: int | None = None) -> str:
+    """Return `text` without NUL and lone surrogates, which PostgreSQL refuses, cut to `limit` characters if given."""
+    if limit is not None and len(text) > limit:
+        text = text[:limit] + "…"
+    if "\x00" in text:
+        text = text.replace("\x00", "")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

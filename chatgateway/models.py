@@ -1,0 +1,354 @@
+"""The traffic: agent-servers, conversations, turns and what happened in them.
+
+History rows outlive what they point to: their foreign keys become null, and the names they were written with stay.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from django.core.validators import MinValueValidator
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from chatgateway.querysets import AgentServerQuerySet, ConversationQuerySet, TurnQuerySet
+from profiles.fields import EncryptedTextField
+from profiles.http_urls import validate_http_url
+from profiles.models import ApiKey, Profile, Tenant
+
+
+class AgentServer(models.Model):
+    """One backend process that runs agents, reached by URL."""
+
+    class State(models.TextChoices):
+        ACTIVE = "active", "active"
+        DRAINING = "draining", "draining: no new conversations"
+        DISABLED = "disabled", "disabled"
+
+    class Health(models.TextChoices):
+        UNKNOWN = "unknown", "not checked yet"
+        UP = "up", "up"
+        DOWN = "down", "down"
+
+    name = models.CharField(max_length=100, unique=True)
+    url = models.CharField(
+        "URL",
+        max_length=500,
+        unique=True,
+        validators=[validate_http_url],
+        help_text="Such as http://10.0.0.5:8000. Changing the host clears the key.",
+    )
+    session_api_key = EncryptedTextField(
+        "session API key",
+        help_text="The server's OH_SESSION_API_KEYS_0. Stored encrypted and never shown again; leave empty to keep it.",
+    )
+    capacity = models.PositiveIntegerField(
+        default=10,
+        validators=[MinValueValidator(1)],
+        help_text="Agents running at once. Not more than the server's OH_MAX_CONCURRENT_RUNS (10 by default).",
+    )
+    state = models.CharField(max_length=10, choices=State, default=State.ACTIVE)
+    workspace_root = models.CharField(
+        max_length=500,
+        help_text="An absolute directory on the server; each conversation gets a directory of its own below it.",
+    )
+    profiles = models.ManyToManyField(
+        Profile,
+        blank=True,
+        related_name="allowed_servers",
+        help_text="Profiles that are bound to this server. A profile bound to no server may run on any.",
+    )
+    health = models.CharField(max_length=10, choices=Health, default=Health.UNKNOWN, editable=False)
+    health_checked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    health_message = models.CharField(max_length=300, blank=True, editable=False)
+    version = models.CharField(max_length=40, blank=True, editable=False)
+    capabilities = models.JSONField(default=list, blank=True, editable=False)
+    usable_tools = models.JSONField(default=list, blank=True, editable=False)
+    is_embedded = models.BooleanField(
+        default=False, editable=False, help_text="Started and kept by this gateway's own start command."
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = AgentServerQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = "agent-server"
+        ordering = ["name"]
+        constraints = [
+            models.CheckConstraint(
+                name="agent_server_workspace_root_absolute",
+                condition=Q(workspace_root__startswith="/"),
+                violation_error_message="The workspace root must be an absolute path.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Conversation(models.Model):
+    """A lasting thread of one tenant with one profile, and the agent-server conversation that carries it.
+
+    The primary key, the id callers see and the agent-server's conversation id are one UUID, chosen here. A row
+    is written when the first turn opens, before the agent-server is called.
+    """
+
+    class State(models.TextChoices):
+        NEW = "new", "not started yet"
+        LIVE = "live", "on its agent-server"
+        DELETED = "deleted", "removed from its agent-server"
+        LOST = "lost", "its agent-server lost it"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    tenant = models.ForeignKey(Tenant, models.SET_NULL, null=True, related_name="conversations")
+    api_key = models.ForeignKey(ApiKey, models.SET_NULL, null=True, related_name="conversations")
+    profile = models.ForeignKey(Profile, models.SET_NULL, null=True, related_name="conversations")
+    agent_server = models.ForeignKey(AgentServer, models.SET_NULL, null=True, related_name="conversations")
+    tenant_name = models.CharField(max_length=100)
+    profile_slug = models.CharField(max_length=100)
+    server_url = models.CharField(max_length=500, blank=True)
+    end_user = models.CharField(max_length=256, blank=True, help_text="As the caller named the person, if it did.")
+    state = models.CharField(max_length=10, choices=State, default=State.NEW)
+    # How often the agent-server conversation was made anew under this id: its sequence numbers start at 0 each time.
+    incarnation = models.PositiveIntegerField(default=0)
+    working_dir = models.CharField(max_length=600, blank=True)
+    system_suffix = models.TextField(blank=True, help_text="The caller's system and developer messages.")
+    # Digests of what the agent-server conversation was made with. A changed LLM or key is switched in place; a
+    # changed prompt, tool list or system text needs a new one.
+    agent_digest = models.CharField(max_length=64, blank=True)
+    llm_digest = models.CharField(max_length=64, blank=True)
+    # The highest sequence number seen, and where the log stood after the last good turn: a failed turn is
+    # navigated away from before the next one, so that its half-done messages do not reach the model.
+    cursor = models.IntegerField(default=-1)
+    good_leaf_event_id = models.CharField(max_length=64, blank=True)
+    needs_navigation = models.BooleanField(default=False)
+    # The agent-server's cumulative token counts at the end of the last turn, by usage id.
+    usage_baseline = models.JSONField(default=dict, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    last_turn_at = models.DateTimeField(default=timezone.now)
+    deleted_at = models.DateTimeField(null=True, blank=True)
+
+    objects = ConversationQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at"]
+        indexes = [
+            models.Index(fields=["-created_at"], name="conversation_newest"),  # the admin's list
+            models.Index(fields=["tenant", "-created_at"], name="conversation_of_tenant"),  # filter by tenant
+            # servers.place: how many conversations a server holds
+            models.Index(fields=["agent_server"], name="conversation_live", condition=Q(state="live")),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class Message(models.Model):
+    """One message of a caller's request, stored once per tenant and place in a history.
+
+    Messages form chains. The primary key is taken from a digest of the tenant, the messages before this one and
+    this one (`audit.message_ids`), so a client that sends its whole history again points to rows that exist.
+    `body` is the message as sent, but for images in data URLs, which are replaced by `{"$image": "<sha256>"}`
+    and stored once in `Image`.
+    """
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    tenant = models.ForeignKey(Tenant, models.CASCADE, related_name="messages")
+    parent = models.ForeignKey("self", models.PROTECT, null=True, related_name="children")
+    depth = models.PositiveIntegerField(help_text="0 for the first message of a request.")
+    role = models.CharField(max_length=20, blank=True)
+    body = models.JSONField()
+    created_at = models.DateTimeField(default=timezone.now)
+
+    def __str__(self) -> str:
+        return f"{self.role} message {self.pk}"
+
+
+class Image(models.Model):
+    """The text of a data URL that a caller sent, stored once per tenant."""
+
+    tenant = models.ForeignKey(Tenant, models.CASCADE, related_name="images")
+    sha256 = models.CharField(max_length=64)
+    data_url = models.TextField()
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["tenant", "sha256"], name="image_once")]
+
+    def __str__(self) -> str:
+        return self.sha256
+
+
+class Turn(models.Model):
+    """One request to an agent, or the refusal of one, and what became of it.
+
+    Written by `audit` only: opened before an agent-server is called, closed exactly once however the turn ends.
+    Requests that a client repeated because it lost the answer join the turn as further `Attempt` rows.
+    """
+
+    class Outcome(models.TextChoices):
+        OPEN = "open", "open"
+        ANSWERED = "answered", "answered"
+        FAILED = "failed", "failed"
+        REFUSED = "refused", "refused"
+        CANCELLED = "cancelled", "cancelled"
+        TIMED_OUT = "timed_out", "timed out"
+        ABANDONED = "abandoned", "abandoned"
+
+    class Phase(models.TextChoices):
+        QUEUED = "queued", "waiting for its conversation or for a free agent-server"
+        STARTING = "starting", "preparing the agent"
+        RUNNING = "running", "the agent works"
+        CANCELLING = "cancelling", "being stopped"
+        CLOSED = "closed", "closed"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    # What clients call it: chatcmpl-…, fixed at opening so that every subscriber sends the same.
+    reply_id = models.CharField(max_length=80, blank=True)
+    request_id = models.CharField(max_length=64, db_index=True)  # support looks turns up by it
+    endpoint = models.CharField(max_length=40)
+    tenant = models.ForeignKey(Tenant, models.SET_NULL, null=True, related_name="turns")
+    api_key = models.ForeignKey(ApiKey, models.SET_NULL, null=True, related_name="turns")
+    profile = models.ForeignKey(Profile, models.SET_NULL, null=True, related_name="turns")
+    conversation = models.ForeignKey(Conversation, models.SET_NULL, null=True, related_name="turns")
+    agent_server = models.ForeignKey(AgentServer, models.SET_NULL, null=True, related_name="turns")
+    tenant_name = models.CharField(max_length=100, blank=True)
+    key_name = models.CharField(max_length=100, blank=True)
+    key_prefix = models.CharField(max_length=40, blank=True)
+    model_id = models.CharField(max_length=300, blank=True, help_text="As the caller wrote it.")
+    profile_snapshot = models.JSONField(default=dict, help_text="The profile at that moment, without secrets.")
+    server_url = models.CharField(max_length=500, blank=True)
+    end_user = models.CharField(max_length=256, blank=True)
+    incarnation = models.PositiveIntegerField(default=0)
+
+    # --- the request ---
+    is_stream = models.BooleanField(default=False)
+    parameters = models.JSONField(
+        default=dict, help_text="The body without its messages; `messages` stands as null where they stood."
+    )
+    last_message = models.ForeignKey(Message, models.PROTECT, null=True, related_name="turns")
+    ignored_parameters = models.JSONField(default=list)
+    match = models.CharField(
+        max_length=20, blank=True, help_text="How the conversation was found: header, replay, new."
+    )
+    client = models.CharField(max_length=200, blank=True, help_text="The client's name and version, as it says.")
+    address = models.CharField(max_length=64, blank=True)
+
+    # --- where it stands ---
+    outcome = models.CharField(max_length=12, choices=Outcome, default=Outcome.OPEN)
+    phase = models.CharField(max_length=12, choices=Phase, default=Phase.QUEUED)
+    arrival = models.BigIntegerField(
+        default=0, help_text="Orders the turns of a conversation and of the queue; microseconds since 1970."
+    )
+    cancel_reason = models.CharField(max_length=20, blank=True)  # disconnect, request, admin, key, shutdown
+    user_event_seq = models.IntegerField(null=True)  # the caller's message in the agent-server's log
+    run_ended_at = models.DateTimeField(null=True)  # null with a server assigned: the run may still hold a slot
+    deadline_at = models.DateTimeField(null=True)
+    # The process that drives the turn. Every write of a driver says which generation it is, so that one that lost
+    # its turn to another cannot spoil the record.
+    lease_owner = models.CharField(max_length=64, blank=True)
+    lease_expires_at = models.DateTimeField(null=True)
+    lease_generation = models.PositiveIntegerField(default=0)
+
+    # --- the result ---
+    answer = models.TextField(blank=True)
+    reasoning = models.TextField(blank=True, help_text="What was shown beside the answer.")
+    finish_reason = models.CharField(max_length=20, blank=True)
+    http_status = models.PositiveSmallIntegerField(null=True)
+    error_type = models.CharField(max_length=40, blank=True)
+    error_code = models.CharField(max_length=60, blank=True)
+    error_param = models.CharField(max_length=200, blank=True)
+    error_message = models.TextField(blank=True, help_text="What the caller was told.")
+    error_detail = models.TextField(blank=True, help_text="What the agent-server said; may hold a provider's text.")
+
+    # --- tokens and money, of this turn alone ---
+    input_tokens = models.PositiveIntegerField(default=0)
+    output_tokens = models.PositiveIntegerField(default=0)
+    cached_tokens = models.PositiveIntegerField(default=0)
+    cache_write_tokens = models.PositiveIntegerField(default=0)
+    reasoning_tokens = models.PositiveIntegerField(default=0)
+    is_usage_estimated = models.BooleanField(default=False)
+    prices = models.JSONField(default=dict, help_text="USD per million tokens at that moment; empty: unknown.")
+    cost_usd = models.DecimalField(max_digits=14, decimal_places=8, null=True, help_text="Empty: price unknown.")
+
+    # --- when ---
+    opened_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True, help_text="A slot was free and the agent-server was called.")
+    accepted_at = models.DateTimeField(null=True, help_text="The agent-server took the message.")
+    first_text_at = models.DateTimeField(null=True)
+    closed_at = models.DateTimeField(null=True)
+
+    objects = TurnQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-opened_at"]
+        constraints = [
+            models.CheckConstraint(
+                name="turn_open_or_closed",
+                condition=Q(outcome="open", closed_at__isnull=True) | (~Q(outcome="open") & Q(closed_at__isnull=False)),
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["-opened_at"], name="turn_newest"),  # the admin's list
+            models.Index(fields=["tenant", "-opened_at"], name="turn_of_tenant"),  # filter by tenant
+            models.Index(fields=["profile", "-opened_at"], name="turn_of_profile"),  # last turn, failures in 24 h
+            models.Index(fields=["conversation", "arrival"], name="turn_in_conversation"),  # whose turn it is
+            # servers.grant and turns.adopt_expired: open turns, a handful among millions
+            models.Index(fields=["arrival"], name="turn_open", condition=Q(outcome="open")),
+            # servers.grant: closed turns whose run may still hold a slot
+            models.Index(
+                fields=["agent_server"],
+                name="turn_holds_slot",
+                condition=Q(run_ended_at__isnull=True, agent_server__isnull=False),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.reply_id or str(self.id)
+
+
+class Attempt(models.Model):
+    """One HTTP request that waits, or waited, for a turn: the first, and each repeat that joined it."""
+
+    turn = models.ForeignKey(Turn, models.CASCADE, related_name="attempts")
+    request_id = models.CharField(max_length=64, db_index=True)
+    address = models.CharField(max_length=64, blank=True)
+    client = models.CharField(max_length=200, blank=True)
+    retry_count = models.PositiveSmallIntegerField(null=True, help_text="As the SDK counts them; empty: not said.")
+    attached_at = models.DateTimeField(default=timezone.now)
+    detached_at = models.DateTimeField(null=True)
+    delivered_at = models.DateTimeField(null=True, help_text="The last byte left and the caller was still there.")
+
+    class Meta:
+        ordering = ["attached_at"]
+
+    def __str__(self) -> str:
+        return self.request_id
+
+
+class Event(models.Model):
+    """One record of the agent-server's log that belongs to a turn, as it was sent."""
+
+    turn = models.ForeignKey(Turn, models.CASCADE, related_name="events")
+    conversation = models.ForeignKey(Conversation, models.CASCADE, related_name="events")
+    incarnation = models.PositiveIntegerField(default=0)
+    seq = models.IntegerField()
+    kind = models.CharField(max_length=60)
+    source = models.CharField(max_length=20, blank=True)
+    tool = models.CharField(max_length=100, blank=True)
+    summary = models.CharField(max_length=300, blank=True)
+    is_error = models.BooleanField(default=False)
+    raw = models.JSONField()
+    received_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["turn", "seq"]
+        constraints = [
+            # A feed that reconnects, or a second process, may deliver an event again.
+            models.UniqueConstraint(fields=["conversation", "incarnation", "seq"], name="event_once"),
+        ]
+        indexes = [models.Index(fields=["turn", "seq"], name="event_of_turn")]  # a turn's page
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.seq}"

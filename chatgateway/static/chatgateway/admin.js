@@ -1,0 +1,22 @@
+// Copy buttons: <button data-copy="id of the element whose text is copied">.
+"use strict";
+
+// htmx would insert a style sheet of its own, which the Content-Security-Policy refuses; nothing here shows its indicators.
+if (window.htmx) window.htmx.config.includeIndicatorStyles = false;
+
+
+document.addEventListener("click", async (event) => {
+  const button = event.target instanceof Element ? event.target.closest("[data-copy]") : null;
+  if (!button) return;
+  const source = document.getElementById(button.dataset.copy);
+  const told = button.textContent;
+  try {
+    await navigator.clipboard.writeText(source.textContent);
+    button.textContent = "Copied";
+  } catch {
+    // No clipboard without https: select the text, so that the usual keys copy it.
+    window.getSelection().selectAllChildren(source);
+    button.textContent = "Selected: press Ctrl-C";
+  }
+  window.setTimeout(() => { button.textContent = told; }, 2000);
+});

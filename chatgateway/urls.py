@@ -1,0 +1,18 @@
+"""The public routes. Each is served with and without a trailing slash: a redirect would turn a POST into a GET."""
+
+from django.urls import re_path
+
+from chatgateway import manage_views, views
+
+urlpatterns = [
+    re_path(r"^v1/models/?$", views.ModelsView.as_view()),
+    re_path(r"^v1/models/(?P<model_id>.+?)/?$", views.ModelView.as_view()),
+    re_path(r"^v1/chat/completions/?$", views.ChatCompletionsView.as_view()),
+    re_path(r"^api/profiles/?$", manage_views.ProfilesView.as_view()),
+    re_path(r"^api/profiles/(?P<name>[^/]+)/?$", manage_views.ProfileView.as_view()),
+    re_path(r"^api/conversations/(?P<conversation_id>[^/]+)/?$", manage_views.ConversationView.as_view()),
+    re_path(r"^health/?$", views.health_view),
+    re_path(r"^ready/?$", views.ready_view),
+    re_path(r"^(?:v1/?)?$", views.root_view),
+    re_path(r"^(?:v1|api)/.*$", views.UnknownUrlView.as_view()),
+]

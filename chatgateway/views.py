@@ -1,0 +1,285 @@
+"""One class per endpoint of /v1: HTTP in, HTTP out, no decisions.
+
+`ChatCompletionsView.post` is the walk of a request; every step is one call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from rest_framework.request import Request
+
+from chatgateway import audit, conversations, health, turns
+from chatgateway.api_view import LARGE_BODY_BYTES, AsyncAPIView, in_thread, json_response
+from chatgateway.audit import Arrival, Asked
+from chatgateway.errors import GatewayError, NotFound
+from chatgateway.exception_handler import error_response
+from chatgateway.live import LiveTurn
+from chatgateway.openai_api import chat_reply, chat_request, model_ids
+from chatgateway.openai_api.chat_reply import ChatStream
+from chatgateway.openai_api.chat_request import ChatRequest
+from chatgateway.openai_api.error_body import from_failed
+from chatgateway.turn_events import TurnFailed
+from chatgateway.writer import writer
+from profiles import access
+from profiles.authentication import MayChat, address_of
+from profiles.exceptions import UnknownProfile
+from profiles.models import Profile
+
+CONVERSATION_HEADER = "X-OpenHands-ServerConversation-ID"
+MATCH_HEADER = "X-Gateway-Conversation-Match"
+IGNORED_HEADER = "X-Gateway-Ignored"
+
+
+class V1View(AsyncAPIView):
+    """What the endpoints of /v1 share: every authenticated POST leaves a turn, a refused one too."""
+
+    permission_classes = [MayChat]
+    endpoint = ""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # What is known of the request so far, for the row of a refusal.
+        self.asked = Asked(body=None)
+        self.profile: Profile | None = None
+        self.live: LiveTurn | None = None
+        self.reply_headers: dict[str, str] = {}
+
+    async def refuse(self, error: GatewayError) -> HttpResponse:
+        """Answer with the error; a request that opened no turn leaves the row of a refused one."""
+        is_authenticated = getattr(self.request, "_authenticator", None) is not None
+        if self.request.method == "POST" and is_authenticated and self.live is None:
+            asked, profile, arrival = self.asked, self.profile, self.arrival()
+            await writer.run(lambda: audit.record_refusal(arrival=arrival, asked=asked, error=error, profile=profile))
+        return error_response(error)
+
+    def decorate(self, response: HttpResponseBase) -> None:
+        for name, value in self.reply_headers.items():
+            response[name] = value
+
+    def arrival(self) -> Arrival:
+        headers = self.request.headers
+        retry_count = headers.get("X-Stainless-Retry-Count", "")
+        return Arrival(
+            request_id=self.request_id,
+            endpoint=self.endpoint,
+            address=address_of(self.request),
+            client=_client(headers),
+            retry_count=int(retry_count) if retry_count.isascii() and retry_count.isdigit() else None,
+            caller=self.caller,
+        )
+
+
+class ModelsView(V1View):
+    """`GET /v1/models`: the profiles this key may use. From the database alone, whatever state the agents are in."""
+
+    async def get(self, _: Request) -> HttpResponse:
+        profiles = await in_thread(lambda: access.profiles_for(self.caller))
+        return json_response(model_ids.model_list(_model(profile) for profile in profiles))
+
+
+class ModelView(V1View):
+    """`GET /v1/models/{id}`."""
+
+    async def get(self, _: Request, model_id: str) -> HttpResponse:
+        profile = await in_thread(lambda: profile_named(self.caller, model_id))
+        return json_response(_model(profile))
+
+
+class ChatCompletionsView(V1View):
+    """`POST /v1/chat/completions`: one turn of an agent, streamed or collected by the same engine."""
+
+    endpoint = "chat.completions"
+
+    async def post(self, request: Request) -> HttpResponseBase:
+        body = await self.read_body()
+        chat, profile = await self._understand(body)
+        self.asked = _asked(body, chat)
+        live, match = await turns.open_turn(
+            arrival=self.arrival(),
+            asked=self.asked,
+            chat=chat,
+            profile=profile,
+            requested=_requested_conversation(request, chat),
+        )
+        self.live = live
+        self.reply_headers = {
+            CONVERSATION_HEADER: str(live.conversation_id),
+            MATCH_HEADER: match,
+            **({IGNORED_HEADER: ", ".join(chat.ignored)} if chat.ignored else {}),
+        }
+        return await (self._streamed(live, chat) if chat.stream else self._collected(live, chat))
+
+    async def _understand(self, body: Any) -> tuple[ChatRequest, Profile]:
+        """Check the body in the order clients rely on: is it JSON, is there such a model, is the rest right."""
+        self.asked = Asked(body=body)
+        model_id = chat_request.parse_model(body)
+        self.asked = Asked(body=body, model_id=model_id)
+        slug = model_ids.to_slug(model_id)
+        profile = access.cached_profile_for(self.caller, slug) if slug else None
+        if profile is None:
+            profile = await in_thread(lambda: profile_named(self.caller, model_id))
+        self.profile = chosen = profile
+
+        def parse() -> ChatRequest:
+            return chat_request.parse(
+                body,
+                client_tools="ignore" if chosen.client_tools == Profile.ClientTools.IGNORE else "reject",
+                accepts_images=chosen.sees_images,
+                accepts_remote_images=chosen.accepts_remote_images,
+                honours_overrides=chosen.allows_overrides,
+            )
+
+        is_large = int(self.request.META.get("CONTENT_LENGTH") or 0) > LARGE_BODY_BYTES
+        return (await sync_to_async(parse)() if is_large else parse()), chosen
+
+    async def _collected(self, live: LiveTurn, chat: ChatRequest) -> HttpResponse:
+        delivered = False
+        try:
+            ended = await live.result()
+            delivered = True
+        finally:
+            turns.leave(live, self.request_id, delivered=delivered)
+        if isinstance(ended, TurnFailed):
+            raise from_failed(ended)
+        return json_response(
+            chat_reply.completion(
+                reply_id=live.reply_id,
+                created=live.created,
+                model=chat.model,
+                answered=ended,
+                service_tier_sent=chat.service_tier_sent,
+            )
+        )
+
+    async def _streamed(self, live: LiveTurn, chat: ChatRequest) -> HttpResponseBase:
+        """Send headers once the agent has the message, or a moment after the request: whichever is first."""
+        try:
+            async with asyncio.timeout(settings.GATEWAY_HEADERS_WITHIN_SECONDS):
+                await live.accepted.wait()
+        except TimeoutError:
+            pass
+        except asyncio.CancelledError:
+            turns.leave(live, self.request_id, delivered=False)
+            raise
+        if isinstance(live.ended, TurnFailed):
+            turns.leave(live, self.request_id, delivered=True)
+            raise from_failed(live.ended)
+        stream = ChatStream(
+            reply_id=live.reply_id,
+            created=live.created,
+            model=chat.model,
+            include_usage=chat.include_usage,
+            service_tier_sent=chat.service_tier_sent,
+        )
+        response = StreamingHttpResponse(
+            _event_stream(live, stream, self.request_id), content_type="text/event-stream; charset=utf-8"
+        )
+        response["Cache-Control"] = "no-cache, no-transform"
+        response["X-Accel-Buffering"] = "no"
+        return response
+
+
+async def _event_stream(live: LiveTurn, stream: ChatStream, request_id: str) -> AsyncIterator[bytes]:
+    delivered = False
+    try:
+        yield stream.opening()
+        async for batch in live.batches(quiet_seconds=settings.GATEWAY_PING_SECONDS):
+            chunk = stream.events(batch) if batch else stream.ping()
+            if chunk:
+                yield chunk
+        delivered = True
+    finally:
+        turns.leave(live, request_id, delivered=delivered)
+
+
+def profile_named(caller: access.Caller, model_id: str) -> Profile:
+    """Return the profile behind a model id; raises ModelNotFound, the same for unknown and forbidden ones."""
+    slug = model_ids.to_slug(model_id)
+    if slug is None:
+        raise model_ids.model_not_found(model_id)
+    try:
+        return access.profile_for(caller, slug)
+    except UnknownProfile:
+        raise model_ids.model_not_found(model_id) from None
+
+
+def _model(profile: Profile) -> dict[str, Any]:
+    created = int(profile.created_at.timestamp())
+    return model_ids.model_object(slug=profile.slug, created=created, description=profile.description)
+
+
+def _asked(body: Any, chat: ChatRequest) -> Asked:
+    return Asked(
+        body=body,
+        model_id=chat.model,
+        is_stream=chat.stream,
+        end_user=chat.end_user or "",
+        ignored=chat.ignored,
+    )
+
+
+def _requested_conversation(request: Request, chat: ChatRequest) -> UUID | None:
+    """Return the conversation the caller names, in the header or in the metadata; the header wins."""
+    named = request.headers.get(CONVERSATION_HEADER) or chat.metadata.get("conversation_id")
+    if not named:
+        return None
+    try:
+        return UUID(named.strip())
+    except ValueError:
+        raise conversations.not_found() from None
+
+
+def _client(headers: Any) -> str:
+    """Return the client's own name, such as `OpenAI/Python 2.54.0`."""
+    agent = str(headers.get("User-Agent", ""))
+    language, version = headers.get("X-Stainless-Lang", ""), headers.get("X-Stainless-Package-Version", "")
+    return agent or f"{language} {version}".strip()
+
+
+# --- outside /v1 -----------------------------------------------------------------------------------------------------
+
+
+async def health_view(_: HttpRequest) -> JsonResponse:
+    """`GET /health`: the process answers. No key, no database."""
+    return JsonResponse({"status": "ok"})
+
+
+async def ready_view(_: HttpRequest) -> JsonResponse:
+    """`GET /ready`: 200 when turns can be served, 503 with what is missing."""
+    missing = await in_thread(health.missing)
+    return JsonResponse(
+        {"status": "unavailable" if missing else "ready", "missing": missing}, status=503 if missing else 200
+    )
+
+
+async def root_view(_: HttpRequest) -> JsonResponse:
+    """`GET /` and `/v1`: what this is, for people who look."""
+    return JsonResponse(
+        {
+            "name": "OpenHands gateway",
+            "description": "Agents as models, for OpenAI clients.",
+            "models": "/v1/models",
+            "chat": "/v1/chat/completions",
+            "admin": "/admin/",
+        }
+    )
+
+
+class UnknownUrlView(V1View):
+    """Whatever else is asked under /v1 and /api: 404 in the envelope, for whoever has a key."""
+
+    permission_classes = []
+
+    async def get(self, _: Request, **__: str) -> HttpResponse:
+        raise NotFound("There is nothing at this URL. This gateway serves agents under /v1.", code="unknown_url")
+
+    post = put = patch = delete = get
+    http_method_names = ["get", "post", "put", "patch", "delete", "head"]
