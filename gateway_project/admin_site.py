@@ -1,0 +1,83 @@
+"""The admin as a place: its name, its navigation, its first page, and what happens at the first sign-in."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
+from django.urls import reverse
+
+from profiles.admin_theme import AdminSite
+
+logger = logging.getLogger(__name__)
+
+# (group, [(title, icon of Material Symbols, app and model)]); a page nobody may see is not offered.
+_SECTIONS = (
+    (
+        "Traffic",
+        (
+            ("Turns", "forum", "chatgateway.turn"),
+            ("Conversations", "chat", "chatgateway.conversation"),
+            ("Agent-servers", "dns", "chatgateway.agentserver"),
+        ),
+    ),
+    (
+        "Callers",
+        (
+            ("Tenants", "apartment", "profiles.tenant"),
+            ("API keys", "key", "profiles.apikey"),
+            ("Failed authentications", "gpp_bad", "profiles.failedauthentication"),
+        ),
+    ),
+    ("Agents", (("Profiles", "smart_toy", "profiles.profile"),)),
+    ("People", (("Users", "person", "auth.user"), ("Groups", "group", "auth.group"))),
+)
+
+
+class GatewayAdminSite(AdminSite):
+    index_title = "Overview"
+    index_template = "chatgateway/admin/overview.html"
+
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        # The theme would write its colours as an inline style, which our Content-Security-Policy refuses; they
+        # stand in chatgateway/admin.css instead.
+        return super().each_context(request) | {"colors": {}}
+
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
+        from chatgateway.admin import overview
+
+        return super().index(request, {"overview": overview.read(request), **(extra_context or {})})
+
+
+def navigation(request: HttpRequest) -> list[dict[str, Any]]:
+    """Return the sidebar: the overview, then the sections above with what this person may see."""
+    home = {"title": "Overview", "icon": "monitoring", "link": reverse("admin:index")}
+    groups = [{"title": title, "separator": True, "items": _items(request, pages)} for title, pages in _SECTIONS]
+    return [{"title": None, "items": [home]}, *(group for group in groups if group["items"])]
+
+
+def _items(request: HttpRequest, pages: tuple[tuple[str, str, str], ...]) -> list[dict[str, Any]]:
+    items = []
+    for title, icon, label in pages:
+        app, model = label.split(".")
+        if request.user.has_perm(f"{app}.view_{model}") or request.user.has_perm(f"{app}.change_{model}"):
+            items.append({"title": title, "icon": icon, "link": reverse(f"admin:{app}_{model}_changelist")})
+    return items
+
+
+def remove_first_login(*_: object, user: Any, **__: Any) -> None:
+    """Delete the file with the first password and key once an administrator has signed in: it has done its work."""
+    if not user.is_staff:
+        return
+    path = settings.DATA_DIR / "first-login.txt"
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        logger.warning("%s holds a password and could not be deleted: %s", path, error.strerror)
+        return
+    logger.info("%s was deleted: an administrator has signed in", path)

@@ -1,0 +1,187 @@
+"""The only production entry point: two Django handlers behind a small dispatcher.
+
+/v1, /api and the probes run through a handler with a middleware list of three; everything else gets the site's.
+The dispatcher also limits request bodies, because Django would answer a large one with a page of HTML, and reads
+them in full before it asks who is calling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import closing
+from typing import Any
+from uuid import uuid4
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
+django.setup(set_prefix=False)
+
+from asgiref.sync import sync_to_async  # noqa: E402  Django must be set up before anything of ours is imported
+from django.conf import settings  # noqa: E402
+from django.core.exceptions import RequestAborted  # noqa: E402
+from django.core.handlers.asgi import ASGIHandler, ASGIRequest, get_script_prefix  # noqa: E402
+from django.db import close_old_connections  # noqa: E402
+from django.urls import set_script_prefix  # noqa: E402
+from django.utils import timezone  # noqa: E402
+
+from chatgateway.errors import GatewayError, InvalidRequest  # noqa: E402
+from chatgateway.exception_handler import error_response  # noqa: E402
+from profiles import access  # noqa: E402
+from profiles.authentication import key_in_headers  # noqa: E402
+from profiles.exceptions import UnknownKey  # noqa: E402
+
+logger = logging.getLogger(__name__)
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+API_PREFIXES = ("/v1/", "/api/")
+API_PATHS = {"/", "/v1", "/api", "/health", "/health/", "/ready", "/ready/"}
+# Whoever has shown no key yet gets no more of our memory than this.
+UNKNOWN_CALLER_BYTES = 1024 * 1024
+# A refused body is read on and thrown away up to here, because a client that is still sending does not read replies.
+DISCARD_BYTES = 128 * 1024 * 1024
+
+
+class ApiHandler(ASGIHandler):
+    """Django's handler with API_MIDDLEWARE in place of MIDDLEWARE."""
+
+    def load_middleware(self, is_async: bool = False) -> None:
+        site = settings.MIDDLEWARE
+        settings.MIDDLEWARE = settings.API_MIDDLEWARE
+        try:
+            super().load_middleware(is_async=is_async)
+        finally:
+            settings.MIDDLEWARE = site
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
+        """Django's own, without the signals that look after database connections at both ends of a request.
+
+        They cost each request a thread, started and joined (measured: a quarter of a short turn's CPU on this side
+        of the database). Nothing here holds a connection that long: `in_thread` and the writer close their own.
+        """
+        try:
+            body_file = await self.read_body(receive)
+        except RequestAborted:
+            return
+        with closing(body_file):
+            set_script_prefix(get_script_prefix(scope))
+            request, refusal = self.create_request(scope, body_file)
+            if request is None:
+                assert refusal is not None
+                await self.send_response(refusal, send)
+                return
+            try:
+                await self._answer(request, receive, send)
+            except BaseExceptionGroup as group:
+                if len(group.exceptions) == 1:
+                    raise group.exceptions[0] from None
+                raise
+
+    async def _answer(self, request: ASGIRequest, receive: Receive, send: Send) -> None:
+        response = None
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                leaving = tasks.create_task(self.listen_for_disconnect(receive))
+                response = await self.run_get_response(request)
+                await self.send_response(response, send)
+                leaving.cancel()
+        except* RequestAborted:
+            pass
+        finally:
+            if response is not None:
+                response.close()
+
+
+class Dispatcher:
+    def __init__(self) -> None:
+        self.api = ApiHandler()
+        self.site = ASGIHandler()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise ValueError(f"this application serves HTTP, not {scope['type']}")
+        path = scope["path"]
+        if not (path in API_PATHS or path.startswith(API_PREFIXES)):
+            await self.site(scope, receive, send)
+            return
+        body = LimitedBody(scope, receive)
+        await self.api(scope, body.receive, send)
+        if body.is_too_large:
+            await body.discard()
+            await _send_error(body.error(), send)
+
+
+class LimitedBody:
+    """Counts a request's body. Beyond a mebibyte the caller must be known, beyond the limit nobody goes."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._receive = receive
+        self._headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        self._seen = 0
+        self._limit = UNKNOWN_CALLER_BYTES
+        self._is_complete = False
+        self.is_too_large = False
+
+    async def receive(self) -> dict[str, Any]:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._seen += len(message.get("body", b""))
+            self._is_complete = not message.get("more_body", False)
+            if self._seen > self._limit and await self._exceeds_every_limit():
+                # To Django the client has gone: it drops what it has read and answers nothing, so that we can.
+                self.is_too_large = True
+                return {"type": "http.disconnect"}
+        return message
+
+    async def _exceeds_every_limit(self) -> bool:
+        full = settings.GATEWAY_MAX_BODY_MIB * 1024 * 1024
+        if self._limit < full and await sync_to_async(self._caller_is_known)():
+            self._limit = full
+        return self._seen > self._limit
+
+    def _caller_is_known(self) -> bool:
+        key_text = key_in_headers(self._headers)
+        try:
+            return key_text is not None and access.caller_for(key_text, now=timezone.now()) is not None
+        except UnknownKey:
+            return False
+        finally:
+            close_old_connections()
+
+    async def discard(self) -> None:
+        while not self._is_complete and self._seen < DISCARD_BYTES:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                return
+            self._seen += len(message.get("body", b""))
+            self._is_complete = not message.get("more_body", False)
+
+    def error(self) -> GatewayError:
+        if self._limit == UNKNOWN_CALLER_BYTES:
+            return InvalidRequest(
+                "The request is larger than 1 MiB, which is for known API keys only. Check the key.",
+                status=413,
+                code="request_too_large",
+            )
+        return InvalidRequest(
+            f"The request is larger than {settings.GATEWAY_MAX_BODY_MIB} MiB. Send less history or smaller images.",
+            status=413,
+            code="request_too_large",
+        )
+
+
+async def _send_error(error: GatewayError, send: Send) -> None:
+    response = error_response(error)
+    response["x-request-id"] = f"req_{uuid4().hex}"
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    await send({"type": "http.response.body", "body": response.content})
+
+
+application = Dispatcher()

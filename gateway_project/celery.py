@@ -1,0 +1,50 @@
+"""The Celery application and its schedule. Every task is a sweep over rows that may run twice or be lost once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from celery.signals import celeryd_init, setup_logging, worker_ready
+
+from gateway_project.hardening import protect_process
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
+
+app = Celery("gateway")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+
+_READY_FILE = "GATEWAY_WORKER_READY_FILE"
+_DAY = 86_400.0
+
+# Seconds between runs. A run that is lost costs one period, never data.
+app.conf.beat_schedule = {
+    "probe agent-servers": {"task": "chatgateway.tasks.probe_servers", "schedule": 10.0},
+    "refresh the catalogue": {"task": "profiles.tasks.refresh_catalogues", "schedule": _DAY},
+    "sweep keys": {"task": "profiles.tasks.sweep_keys", "schedule": _DAY},
+}
+# A task that could not run at its time is not worth running later: the next one does the same.
+for entry in app.conf.beat_schedule.values():
+    entry["options"] = {"expires": entry["schedule"]}
+
+
+@celeryd_init.connect
+def _protect(**_: Any) -> None:
+    protect_process()
+    if path := os.environ.get(_READY_FILE):
+        Path(path).unlink(missing_ok=True)  # of an earlier run
+
+
+@setup_logging.connect
+def _leave_logging_alone(**_: Any) -> None:
+    """Connected, it keeps Celery from setting up a log format of its own; ours is set up with Django."""
+
+
+@worker_ready.connect
+def _tell_supervisor(**_: Any) -> None:
+    """`up` waits for this file; other set-ups do not name one."""
+    if path := os.environ.get(_READY_FILE):
+        Path(path).touch()

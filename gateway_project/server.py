@@ -1,0 +1,88 @@
+"""uvicorn, ended in order: no new turns, streams finish, what is left is handed over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from types import FrameType
+
+import uvicorn
+from django.conf import settings
+
+from chatgateway import drivers, turns
+from chatgateway.writer import writer
+from profiles import bookkeeping
+
+logger = logging.getLogger(__name__)
+
+# Turns whose process died are looked for this often, by every gateway process.
+ADOPT_SECONDS = 5.0
+
+
+class GatewayServer(uvicorn.Server):
+    """Uvicorn cancels what still runs at its time limit without letting it clean up; so the drain is ours.
+
+    On the first signal the drivers stop admitting and their turns get a grace period; uvicorn's own shutdown,
+    which waits for open responses, runs beside it. A second signal ends the process as uvicorn does.
+    """
+
+    _drain: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        loop = self._loop
+        if self._drain is None and loop is not None and loop.is_running():
+            loop.call_soon_threadsafe(self._begin_drain)
+
+    def _begin_drain(self) -> None:
+        if self._drain is None:
+            self._drain = asyncio.ensure_future(drivers.current().drain(settings.GATEWAY_SHUTDOWN_GRACE_SECONDS))
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        adopter = asyncio.create_task(_adopt_forever())
+        try:
+            await super().serve(sockets)
+        finally:
+            adopter.cancel()
+            if self._drain is None:
+                self._begin_drain()
+            assert self._drain is not None
+            await asyncio.gather(self._drain, adopter, return_exceptions=True)
+            writer.close(timeout_seconds=5)
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+
+async def _adopt_forever() -> None:
+    while True:
+        try:
+            await turns.adopt_expired()
+            await turns.free_slots()
+        except Exception:
+            # The outer edge of a background loop: the next round may fare better, and the log says what was wrong.
+            logger.exception("turns of dead processes could not be taken over")
+        await asyncio.sleep(ADOPT_SECONDS)
+
+
+def run(*, host: str, port: int) -> None:
+    """Serve until a signal ends the process."""
+    bookkeeping.start()
+    config = uvicorn.Config(
+        "gateway_project.asgi:application",
+        host=host,
+        port=port,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        # By default uvicorn believes the X-Forwarded-For of whoever connects from this host, agents included.
+        forwarded_allow_ips=[str(network) for network in settings.GATEWAY_TRUSTED_PROXIES],
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(settings.GATEWAY_SHUTDOWN_GRACE_SECONDS) + 2,
+    )
+    try:
+        GatewayServer(config).run()
+    finally:
+        bookkeeping.stop()

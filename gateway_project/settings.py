@@ -1,0 +1,348 @@
+"""Every setting, read once. `docs/reference/settings.md` lists the environment variables.
+
+Secrets can also be given as a file: `NAME_FILE=/run/secrets/name` wins over nothing and clashes with `NAME`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import django_stubs_ext
+import environ
+from django.core.exceptions import ImproperlyConfigured
+from django.templatetags.static import static
+from django.utils.csp import CSP
+
+# litellm fetches its price map from the internet when it is imported, with retries in the background. The map
+# that ships with it is used instead: an air-gapped host must start as fast as any other.
+django_stubs_ext.monkeypatch()
+
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = environ.Env()
+if os.environ.get("GATEWAY_READ_DOTENV", "true").lower() != "false":
+    environ.Env.read_env(BASE_DIR / ".env")
+
+
+def _secret(name: str, default: str = "") -> str:
+    """`NAME`, or the content of the file that `NAME_FILE` names."""
+    path = env.str(f"{name}_FILE", default="")
+    value = env.str(name, default="")
+    if path and value:
+        raise ImproperlyConfigured(f"Set {name} or {name}_FILE, not both.")
+    if path:
+        try:
+            return Path(path).read_text().strip()
+        except OSError as error:
+            raise ImproperlyConfigured(f"{name}_FILE={path}: {error.strerror}.") from error
+    return value or default
+
+
+def _integer(name: str, default: int, *, minimum: int = 0) -> int:
+    raw = env.str(name, default=str(default))
+    try:
+        value = int(raw)
+    except ValueError:
+        raise ImproperlyConfigured(f"{name}={raw!r} is not a whole number.") from None
+    if value < minimum:
+        raise ImproperlyConfigured(f"{name}={value} is below {minimum}.")
+    return value
+
+
+def _number(name: str, default: float, *, minimum: float = 0) -> float:
+    raw = env.str(name, default=str(default))
+    try:
+        value = float(raw)
+    except ValueError:
+        raise ImproperlyConfigured(f"{name}={raw!r} is not a number.") from None
+    if not minimum <= value < float("inf"):
+        raise ImproperlyConfigured(f"{name}={raw} is below {minimum} or not finite.")
+    return value
+
+
+def _boolean(name: str, *, default: bool) -> bool:
+    raw: str = env.str(name, default=str(default)).strip().lower()
+    if raw not in {"true", "false"}:
+        raise ImproperlyConfigured(f"{name}={raw!r}: write true or false.")
+    return raw == "true"
+
+
+def _networks(name: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    try:
+        return [ipaddress.ip_network(text.strip()) for text in env.list(name, default=[]) if text.strip()]
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name}: {error}. Write addresses or networks, such as 10.0.0.0/8.") from None
+
+
+def _choice(name: str, default: str, allowed: set[str]) -> str:
+    value: str = env.str(name, default=default).strip()
+    if value not in allowed:
+        raise ImproperlyConfigured(f"{name}={value!r}: write one of {', '.join(sorted(allowed))}.")
+    return value
+
+
+def _bootstrap_key() -> tuple[str, str]:
+    """The name of the variable that fixes the first key, and its value; both empty when none does."""
+    for name in ("GATEWAY_BOOTSTRAP_API_KEY", "OH_SESSION_API_KEYS_0"):
+        value = _secret(name)
+        if 0 < len(value) < 32:
+            raise ImproperlyConfigured(f"{name} needs at least 32 characters, it has {len(value)}: keys are guessed.")
+        if value:
+            return name, value
+    return "", ""
+
+
+def _data_directory() -> Path:
+    path = Path(env.str("GATEWAY_DATA_DIR", default=str(BASE_DIR / "data"))).resolve()
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ImproperlyConfigured(f"GATEWAY_DATA_DIR={path} cannot be made: {error.strerror}.") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ImproperlyConfigured(f"GATEWAY_DATA_DIR={path} cannot be written to by this user.")
+    return path
+
+
+def _data_file(name: str, *, length: int) -> str:
+    """A secret made at the first start and kept in the data directory (0600), so that nobody need think of one."""
+    path = DATA_DIR / "secrets" / name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        scratch = path.with_suffix(f".{os.getpid()}")
+        scratch.touch(mode=0o600)
+        scratch.write_text(secrets.token_urlsafe(length))
+        try:
+            os.link(scratch, path)  # fails if another process was first: both then read the same one
+        except FileExistsError:
+            pass
+        finally:
+            scratch.unlink()
+    return path.read_text().strip()
+
+
+DATA_DIR = _data_directory()
+DEBUG = _boolean("GATEWAY_DEBUG", default=False)
+
+# --- secrets --------------------------------------------------------------------------------------------------
+# Without these variables the embedded start keeps generated ones in the data directory; several hosts must share
+# theirs, so there they are given.
+SECRET_KEY = _secret("GATEWAY_SECRET_KEY") or _data_file("django", length=50)
+# First key encrypts, all decrypt: put a new one in front, run `manage.py rotate_secrets`, remove the old one.
+GATEWAY_ENCRYPTION_KEYS = [
+    key.strip()
+    for key in (_secret("GATEWAY_ENCRYPTION_KEYS") or _data_file("encryption", length=32)).split(",")
+    if key.strip()
+]
+# Mixed into the digest of every API key, so that a stolen database alone cannot be used to test guesses.
+GATEWAY_API_KEY_PEPPER = _secret("GATEWAY_API_KEY_PEPPER") or _data_file("pepper", length=32)
+
+ALLOWED_HOSTS = env.list("GATEWAY_ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]", "host.docker.internal"])
+CSRF_TRUSTED_ORIGINS = env.list("GATEWAY_CSRF_TRUSTED_ORIGINS", default=[])
+
+# --- applications ---------------------------------------------------------------------------------------------
+INSTALLED_APPS = [
+    "unfold.apps.BasicAppConfig",  # not its default one, which would put its own site in place of ours
+    "unfold.contrib.filters",
+    "gateway_project.apps.GatewayAdminConfig",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "corsheaders",
+    "rest_framework",
+    "profiles",
+    "chatgateway",
+    "gateway_project",
+]
+# The admin's middleware. /v1 and /api run through API_MIDDLEWARE in a handler of their own (asgi.py): each of
+# these costs about 0.12 ms of CPU per request, and none of them means anything to an API client.
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.middleware.csp.ContentSecurityPolicyMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+API_MIDDLEWARE = ["chatgateway.middleware.RequestIdentity", "chatgateway.middleware.ApiCors"]
+ROOT_URLCONF = "gateway_project.urls"
+ASGI_APPLICATION = "gateway_project.asgi.application"
+TEMPLATES: list[dict[str, Any]] = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+
+# --- database -------------------------------------------------------------------------------------------------
+DATABASE_URL = _secret("GATEWAY_DATABASE_URL") or f"sqlite:///{DATA_DIR / 'gateway.sqlite3'}"
+
+
+def _database(url: str) -> dict[str, Any]:
+    config: dict[str, Any] = env.db_url_config(url)
+    config["CONN_MAX_AGE"] = 0  # under ASGI a kept connection belongs to a thread that may serve no one for minutes
+    if config["ENGINE"] == "django.db.backends.sqlite3":
+        # IMMEDIATE: a deferred transaction that turns into a writer fails at once with "database is locked".
+        config["OPTIONS"] = {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;",
+        }
+        # A file, not memory: the writer thread, the tests and the live server each have a connection.
+        config["TEST"] = {"NAME": str(Path(config["NAME"]).with_name(f"test-{os.getpid()}.sqlite3"))}
+    elif config["ENGINE"] == "django.db.backends.postgresql":
+        config["OPTIONS"] = {
+            "pool": {
+                "min_size": 1,
+                "max_size": _integer("GATEWAY_DATABASE_POOL_SIZE", 16, minimum=2),
+                "timeout": 10,
+            }
+        }
+    else:
+        raise ImproperlyConfigured("GATEWAY_DATABASE_URL must be a sqlite:/// or postgres:// URL.")
+    return config
+
+
+DATABASES = {"default": _database(DATABASE_URL)}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- web ------------------------------------------------------------------------------------------------------
+LANGUAGE_CODE = "en"
+TIME_ZONE = env.str("GATEWAY_TIME_ZONE", default="UTC")
+USE_TZ = True
+STATIC_URL = "/static/"
+STATIC_ROOT = DATA_DIR / "static"
+WHITENOISE_USE_FINDERS = True
+LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "admin:index"  # for whoever opens the sign-in page itself
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+# Proxies whose X-Forwarded-For is believed. Anybody else could write any address there.
+GATEWAY_TRUSTED_PROXIES = _networks("GATEWAY_TRUSTED_PROXIES")
+# Where this gateway is reached, for links, printed commands and the profile test.
+GATEWAY_PUBLIC_URL = env.str("GATEWAY_PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
+
+# What a page of the admin may load: nothing from any other host. 'unsafe-eval' and style attributes are what the
+# theme's Alpine needs; no inline script and no inline style sheet is allowed. The one consequence to remember:
+# untrusted text must never end up in an `x-…` attribute. Frame documents have a policy of their own.
+SECURE_CSP: dict[str, list[str]] = {
+    "default-src": [CSP.NONE],
+    "script-src": [CSP.SELF, CSP.UNSAFE_EVAL],
+    "style-src": [CSP.SELF],
+    "style-src-attr": [CSP.UNSAFE_INLINE],
+    "img-src": [CSP.SELF, "data:"],
+    "font-src": [CSP.SELF],
+    "connect-src": [CSP.SELF],
+    "frame-src": [CSP.SELF],
+    "form-action": [CSP.SELF],
+    "base-uri": [CSP.NONE],
+    "frame-ancestors": [CSP.NONE],
+}
+X_FRAME_OPTIONS = "DENY"
+
+UNFOLD: dict[str, Any] = {
+    "SITE_TITLE": "OpenHands gateway",
+    "SITE_HEADER": "OpenHands gateway",
+    "SITE_SYMBOL": "hub",
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda _: static("chatgateway/favicon.svg")},
+    ],
+    "SITE_URL": None,  # the admin is all there is to see in a browser
+    "SHOW_BACK_BUTTON": True,
+    "STYLES": [lambda _: static("chatgateway/admin.css")],
+    "SCRIPTS": [lambda _: static("chatgateway/admin.js")],
+    "SIDEBAR": {"navigation": "gateway_project.admin_site.navigation"},
+}
+
+# The dispatcher refuses larger bodies itself, before Django reads them; Django's own limit must not be lower,
+# or it answers with an HTML page.
+GATEWAY_MAX_BODY_MIB = _integer("GATEWAY_MAX_BODY_MIB", 20, minimum=1)
+DATA_UPLOAD_MAX_MEMORY_SIZE = None
+FILE_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
+
+CORS_ALLOW_METHODS = ["GET", "POST", "DELETE", "OPTIONS"]
+CORS_PREFLIGHT_MAX_AGE = 600
+CORS_EXPOSE_HEADERS = [
+    "x-request-id",
+    "retry-after",
+    "x-should-retry",
+    "x-openhands-serverconversation-id",
+    "x-gateway-conversation-match",
+    "x-gateway-ignored",
+]
+CORS_ALLOWED_ORIGINS = env.list("GATEWAY_CORS_ALLOWED_ORIGINS", default=[])
+
+# Nothing is looked up here: the views of /v1 and /api name their own classes (style: go to definition works).
+REST_FRAMEWORK: dict[str, Any] = {
+    "UNAUTHENTICATED_USER": None,
+    "UNAUTHENTICATED_TOKEN": None,
+}
+
+# --- the gateway ----------------------------------------------------------------------------------------------
+# Seconds between keep-alive comments in a silent stream. Proxies cut at 60-100 s, Node's fetch at 300 s.
+GATEWAY_PING_SECONDS = _number("GATEWAY_PING_SECONDS", 15, minimum=0.05)
+# Within this time a stream's status can still be a real 429 or 503; then its headers are sent.
+GATEWAY_HEADERS_WITHIN_SECONDS = _number("GATEWAY_HEADERS_WITHIN_SECONDS", 0.8)
+# A turn that finds every agent-server full waits this long before it is refused.
+GATEWAY_QUEUE_TIMEOUT_SECONDS = _number("GATEWAY_QUEUE_TIMEOUT_SECONDS", 120)
+# More waiting turns than this are refused at once.
+GATEWAY_QUEUE_LIMIT = _integer("GATEWAY_QUEUE_LIMIT", 200)
+# How long a key or profile may be served from a process's memory after another process changed it.
+GATEWAY_CACHE_SECONDS = min(5.0, _number("GATEWAY_CACHE_SECONDS", 5))
+# Directories under which a profile may fix its workspace, as the agent-servers see them.
+GATEWAY_WORKSPACE_ROOTS = env.list("GATEWAY_WORKSPACE_ROOTS", default=[])
+# The Unix socket of the process that alone has litellm loaded.
+GATEWAY_LLM_SOCKET = env.str("GATEWAY_LLM_SOCKET", default=str(DATA_DIR / "run" / "llm.sock"))
+# Images by reference are passed on to the provider, never fetched here; the profile must allow them.
+GATEWAY_SHUTDOWN_GRACE_SECONDS = _number("GATEWAY_SHUTDOWN_GRACE_SECONDS", 8)
+
+# --- Celery ---------------------------------------------------------------------------------------------------
+CELERY_BROKER_URL = _secret("GATEWAY_CELERY_BROKER_URL") or f"sqla+sqlite:///{DATA_DIR / 'broker.sqlite3'}"
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_TIMEZONE = "UTC"
+
+# --- the start command ----------------------------------------------------------------------------------------
+# A first API key chosen by the operator, for containers; upstream's variable for the same is read as well.
+GATEWAY_BOOTSTRAP_API_KEY_NAME, GATEWAY_BOOTSTRAP_API_KEY = _bootstrap_key()
+# With a model, every start keeps the profile "default" as these say. Without, a demo LLM is started.
+LLM_MODEL = env.str("LLM_MODEL", default="").strip()
+LLM_API_KEY = _secret("LLM_API_KEY")
+LLM_BASE_URL = env.str("LLM_BASE_URL", default="").strip()
+# A Python that has openhands-agent-server, in place of the environment that `up` builds.
+GATEWAY_AGENT_PYTHON = env.str("GATEWAY_AGENT_PYTHON", default="")
+
+# --- logs -----------------------------------------------------------------------------------------------------
+LOGGING_CONFIG = "gateway_project.logs.configure"
+LOGGING = {
+    "format": _choice("GATEWAY_LOG_FORMAT", "auto", {"auto", "json", "text"}),
+    "level": _choice("GATEWAY_LOG_LEVEL", "INFO", {"DEBUG", "INFO", "WARNING", "ERROR"}),
+    "secrets": [
+        SECRET_KEY,
+        GATEWAY_API_KEY_PEPPER,
+        GATEWAY_BOOTSTRAP_API_KEY,
+        LLM_API_KEY,
+        *GATEWAY_ENCRYPTION_KEYS,
+    ],
+}
+STATIC_ROOT.mkdir(exist_ok=True)  # whitenoise warns of a missing one; without collectstatic it asks the finders
