@@ -1,0 +1,71 @@
+"""What an administrator can and cannot make of an agent-server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from chatgateway.models import AgentServer
+from tests import factories
+from tests.admin.forms import errors, save_server, told
+
+pytestmark = pytest.mark.django_db
+
+
+def test_an_empty_session_key_keeps_the_stored_one(admin: Client) -> None:
+    server = factories.agent_server()
+
+    assert errors(save_server(admin, server, capacity=3)) == {}
+
+    saved = AgentServer.objects.get()
+    assert (saved.capacity, saved.session_api_key.reveal()) == (3, "session-secret")
+
+
+def test_the_session_key_does_not_follow_the_url_to_another_host(admin: Client) -> None:
+    server = factories.agent_server(health="up", version="1.58.0", health_checked_at=timezone.now())
+
+    response = save_server(admin, server, url="http://10.0.0.9:8000")
+
+    saved = AgentServer.objects.get()
+    assert not saved.session_api_key
+    assert "session API key was removed" in told(response)
+    # What was known of the other server says nothing of this one.
+    assert (saved.health, saved.version, saved.health_checked_at) == ("unknown", "", None)
+
+
+def test_a_session_key_sent_with_the_new_url_is_taken(admin: Client) -> None:
+    server = factories.agent_server()
+
+    save_server(admin, server, url="http://10.0.0.9:8000/", session_api_key="of-the-new-host")
+
+    saved = AgentServer.objects.get()
+    assert (saved.url, saved.session_api_key.reveal()) == ("http://10.0.0.9:8000", "of-the-new-host")
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"workspace_root": "workspaces"}, "workspace_root"),
+        ({"workspace_root": "/srv/../etc"}, "workspace_root"),
+        ({"capacity": 0}, "capacity"),
+        ({"url": "ftp://10.0.0.9"}, "url"),
+        ({"url": "http://user:password@10.0.0.9"}, "url"),
+    ],
+)
+def test_what_could_not_work_is_refused_by_the_fields_name(admin: Client, changed: dict[str, Any], field: str) -> None:
+    assert list(errors(save_server(admin, factories.agent_server(), **changed))) == [field]
+
+
+def test_only_a_disabled_server_can_be_deleted(admin: Client) -> None:
+    active, disabled = factories.agent_server(), factories.agent_server(state="disabled")
+
+    deleted = [
+        admin.post(reverse("admin:chatgateway_agentserver_delete", args=[row.pk]), {"post": "yes"}).status_code
+        for row in (active, disabled)
+    ]
+
+    assert deleted == [403, 302]
