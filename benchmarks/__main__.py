@@ -1,0 +1,92 @@
+"""`python -m benchmarks run` and `python -m benchmarks profile`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from benchmarks import profiling, report, suite
+from benchmarks.targets import ROOT
+
+DEFAULT_POSTGRES = "postgresql://postgres@127.0.0.1:5432/postgres"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What the gateway costs, measured.")
+    commands = parser.add_subparsers(required=True)
+
+    run = commands.add_parser("run", help="measure, and print the goals and the figures as Markdown")
+    run.add_argument("--goals", type=_goals, default=set(range(1, 11)), metavar="1-4,10", help="only these (all)")
+    run.add_argument("--quick", action="store_true", help="a few requests once: shows that it works, nothing more")
+    run.add_argument("--repetitions", type=int, default=3)
+    run.add_argument(
+        "--tools", action="store_true", help="goals 1-4 with an agent that has tools, instead of a bare one"
+    )
+    run.add_argument("--postgres", default=os.environ.get("BENCHMARK_POSTGRES_URL", DEFAULT_POSTGRES), metavar="URL")
+    run.add_argument("--no-postgres", dest="postgres", action="store_const", const="")
+    run.add_argument("--out", type=Path, metavar="DIR", help="also write results.md and results.json there")
+    run.set_defaults(command=_run)
+
+    profile = commands.add_parser("profile", help="serve under a sampling profiler and print where the CPU goes")
+    profile.add_argument("--case", default="reused-sync", choices=profiling.CASES)
+    profile.add_argument("--requests", type=int, default=0, help="how many (as many as `run` sends)")
+    profile.add_argument("--postgres", default="", metavar="URL", help="on PostgreSQL instead of SQLite")
+    profile.add_argument("--stacks", type=Path, help="write the stacks there, in the form flame graphs are made from")
+    profile.set_defaults(command=_profile)
+
+    arguments = parser.parse_args()
+    arguments.command(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    plan = suite.Plan(
+        goals=arguments.goals,
+        is_quick=arguments.quick,
+        repetitions=1 if arguments.quick else arguments.repetitions,
+        postgres_url=arguments.postgres,
+        cache=_cache(),
+        has_tools=arguments.tools,
+    )
+    run = suite.carry_out(plan)
+    verdicts = report.Goals(run).verdicts(plan.goals)
+    text = report.markdown(run, verdicts)
+    print(text)
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "results.md").write_text(text)
+        (arguments.out / "results.json").write_text(report.as_json(run, verdicts))
+
+
+def _profile(arguments: argparse.Namespace) -> None:
+    print(
+        profiling.profile(
+            case_name=arguments.case,
+            requests=arguments.requests,
+            postgres_url=arguments.postgres,
+            stacks_path=arguments.stacks,
+        )
+    )
+
+
+def _cache() -> Path:
+    """Where LiteLLM's environment is kept between runs."""
+    path = Path(os.environ.get("BENCHMARK_CACHE", ROOT / "data/benchmarks"))
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _goals(text: str) -> set[int]:
+    numbers: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        try:
+            numbers |= set(range(int(first), int(last or first) + 1))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{part!r} is neither a number nor a range such as 1-4") from None
+    return numbers
+
+
+if __name__ == "__main__":
+    sys.exit(main())

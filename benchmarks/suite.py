@@ -1,0 +1,195 @@
+"""A whole run: starts the targets, measures the cases that the chosen goals need, returns what came out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks import cases, targets
+from benchmarks.measuring import Measurements
+from benchmarks.processes import DidNotStart
+from benchmarks.targets import Target, Unavailable
+
+GATEWAY = "gateway"
+GATEWAY_POSTGRES = "gateway (PostgreSQL)"
+AGENT_GOALS = {1, 2, 3, 4}
+STUB_GOALS = {5, 6, 7, 8, 9}
+TARGET_CORE = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """`postgres_url` names a database on a server where databases may be created; empty: SQLite alone."""
+
+    goals: set[int]
+    is_quick: bool
+    repetitions: int
+    postgres_url: str
+    cache: Path
+    has_tools: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """What a run found. `left_out` says what could not be measured, and why."""
+
+    machine: dict[str, str]
+    measurements: Measurements
+    record: dict[str, dict[str, Any]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+
+def carry_out(plan: Plan) -> Run:
+    run = Run(machine=machine(), measurements=Measurements(is_quick=plan.is_quick))
+    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as scratch:
+        directory = Path(scratch)
+        if plan.goals & AGENT_GOALS:
+            _attempt(run, "goals 1-4", lambda: _with_agents(plan, run, directory))
+        if plan.goals & STUB_GOALS:
+            _attempt(run, "goals 5-9", lambda: _with_stub(plan, run, directory))
+        if 10 in plan.goals:
+            _attempt(run, "goal 10", lambda: _record(plan, run, directory))
+    return run
+
+
+def _attempt(run: Run, what: str, part: Any) -> None:
+    print(f"{what}:", file=sys.stderr, flush=True)
+    try:
+        part()
+    except (Unavailable, DidNotStart) as error:
+        run.left_out.append(f"{what}: {error}")
+
+
+def machine() -> dict[str, str]:
+    """What the figures belong to."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    packages = ("django", "djangorestframework", "uvicorn", "aiohttp", "uvloop")
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "cpu": f"{os.cpu_count()} cores, {model}",
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+        "LiteLLM proxy": targets.LITELLM.rpartition("==")[2],
+        "openhands-agent-server": _agent_server_version(),
+    }
+
+
+def _agent_server_version() -> str:
+    with contextlib.suppress(Unavailable):
+        found = sorted(targets.agent_python().parents[1].glob("lib/python*/site-packages/openhands_agent_server-*"))
+        return found[-1].name.split("-")[1].removesuffix(".dist") if found else "unknown"
+    return "not installed"
+
+
+@contextlib.contextmanager
+def _databases(plan: Plan, run: Run, directory: Path) -> Iterator[dict[str, str]]:
+    """URLs of empty databases by the name of the gateway that gets each."""
+    with contextlib.ExitStack() as stack:
+        found = {GATEWAY: targets.sqlite(directory, "gateway")}
+        if plan.postgres_url:
+            try:
+                found[GATEWAY_POSTGRES] = stack.enter_context(targets.postgres_database(plan.postgres_url))
+            except Unavailable as error:
+                run.left_out.append(str(error))
+        yield found
+
+
+def _with_agents(plan: Plan, run: Run, directory: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        home = _subdirectory(directory, "agents")
+        llm_url = stack.enter_context(targets.scripted_llm(home))
+        backend = stack.enter_context(targets.agent_server(home, llm_url, has_tools=plan.has_tools))
+        databases = stack.enter_context(_databases(plan, run, home))
+        gateways = [
+            stack.enter_context(targets.gateway(home, backend, database_url=url, name=name, llm_url=llm_url))
+            for name, url in databases.items()
+        ]
+        measured = [
+            *gateways,
+            targets.native(backend, llm_url),
+            targets.native(backend, llm_url, posts_message=True),
+            targets.built_in(backend),
+        ]
+        run.measurements.repeat(cases.AGENT_CASES, measured, times=plan.repetitions)
+
+
+def _with_stub(plan: Plan, run: Run, directory: Path) -> None:
+    home = _subdirectory(directory, "stub")
+    others = set(range(os.cpu_count() or 1)) - {TARGET_CORE} or {TARGET_CORE}
+    run.measurements.load_cores = others
+    helper_core = min(others)
+    with contextlib.ExitStack() as stack:
+        llm_url = stack.enter_context(targets.scripted_llm(home, core=helper_core))
+        backend = stack.enter_context(targets.stub_agent_server(home, core=helper_core))
+        databases = stack.enter_context(_databases(plan, run, home))
+        measured = [
+            stack.enter_context(targets.gateway(home, backend, database_url=url, name=name, core=TARGET_CORE))
+            for name, url in databases.items()
+        ]
+        with contextlib.suppress(_NoLiteLLM):
+            measured.append(stack.enter_context(_litellm(plan, run, home, llm_url)))
+        if plan.goals & (STUB_GOALS - {8}):
+            run.measurements.repeat(cases.STUB_CASES, measured, times=plan.repetitions)
+        if 8 in plan.goals:
+            _open_streams(plan, run, measured)
+
+
+class _NoLiteLLM(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def _litellm(plan: Plan, run: Run, home: Path, llm_url: str) -> Iterator[Target]:
+    try:
+        targets.litellm_python(plan.cache)
+    except Unavailable as error:
+        run.left_out.append(str(error))
+        raise _NoLiteLLM from error
+    with targets.litellm(home, plan.cache, llm_url, core=TARGET_CORE) as target:
+        yield target
+
+
+def _open_streams(plan: Plan, run: Run, measured: list[Target]) -> None:
+    """Once: memory that was used is kept, so a second time would find it there already."""
+    for target in measured:
+        count = 20 if plan.is_quick else 100 if target.name == "LiteLLM proxy" else 1000
+        run.measurements.once(cases.open_streams(count), target)
+
+
+def _record(plan: Plan, run: Run, directory: Path) -> None:
+    home = _subdirectory(directory, "record")
+    asked = {"turns": 64 if plan.is_quick else 640, "users": 32}
+    with _databases(plan, run, home) as databases:
+        for name, url in databases.items():
+            results = []
+            env = targets.gateway_environment(_subdirectory(home, name.replace(" ", "-")), url)
+            targets.command(["manage.py", "migrate", "--verbosity", "0"], env=env)
+            for _ in range(plan.repetitions):
+                results.append(
+                    json.loads(targets.command(["-m", "benchmarks.audit_cost"], env=env, stdin=json.dumps(asked)))
+                )
+                print(f"  record | {name} | {results[-1]}", file=sys.stderr, flush=True)
+            run.record[name] = {"runs": results}
+
+
+def _subdirectory(directory: Path, name: str) -> Path:
+    made = directory / name
+    made.mkdir()
+    return made
