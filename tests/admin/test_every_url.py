@@ -8,7 +8,7 @@ import pytest
 from django.conf import settings
 from django.contrib import admin as django_admin
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Group
+from django.contrib.auth.models import Group, User
 from django.db import models
 from django.test import Client
 from django.urls import URLPattern, URLResolver, reverse
@@ -57,7 +57,7 @@ def test_every_page_answers_without_a_secret(admin: Client) -> None:
     factories.profile(**PLANTED)
     factories.agent_server(session_api_key="planted-session-key")
     key = factories.api_key()
-    LogEntry.objects.log_actions(1, Profile.objects.all(), 2, "changed")
+    LogEntry.objects.log_actions(User.objects.get().pk, Profile.objects.all(), 2, "changed")
     Group.objects.create(name="readers")
     secrets = {
         "planted-", key.text, ApiKeySecret.objects.get(api_key=key.row).digest, settings.SECRET_KEY,
