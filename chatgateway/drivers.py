@@ -26,6 +26,7 @@ from chatgateway.live import LiveTurn
 from chatgateway.models import AgentServer, Conversation, Turn
 from chatgateway.turn_events import TurnFailed
 from chatgateway.writer import writer
+from profiles.models import OnDisconnect
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class Drivers:
             reply_id=turn.reply_id,
             created=int(turn.opened_at.timestamp()),
             conversation_id=assignment.conversation.pk,
-            cancels_on_disconnect=assignment.profile.on_disconnect == assignment.profile.OnDisconnect.CANCEL,
+            cancels_on_disconnect=assignment.profile.on_disconnect == OnDisconnect.CANCEL,
         )
         driver = Driver(assignment, live, sessions=self.session, wait_for_slot=self.wait_for_slot)
         self.live[turn.pk] = live

@@ -48,6 +48,13 @@ class AgentServer(models.Model):
         validators=[MinValueValidator(1)],
         help_text="Agents running at once. Not more than the server's OH_MAX_CONCURRENT_RUNS (10 by default).",
     )
+    max_conversations = models.PositiveIntegerField(
+        "most conversations",
+        default=500,
+        validators=[MinValueValidator(1)],
+        help_text="Conversations kept on the server at once; each takes about half a MiB of its memory. Beyond that, "
+        "those idle for longest are removed there and told anew from the record when somebody goes on with them.",
+    )
     state = models.CharField(max_length=10, choices=State, default=State.ACTIVE)
     workspace_root = models.CharField(
         max_length=500,
@@ -62,6 +69,8 @@ class AgentServer(models.Model):
     health = models.CharField(max_length=10, choices=Health, default=Health.UNKNOWN, editable=False)
     health_checked_at = models.DateTimeField(null=True, blank=True, editable=False)
     health_message = models.CharField(max_length=300, blank=True, editable=False)
+    # Set by the first failure after a success, cleared by the next success: how long it has been away.
+    down_since = models.DateTimeField(null=True, blank=True, editable=False)
     version = models.CharField(max_length=40, blank=True, editable=False)
     capabilities = models.JSONField(default=list, blank=True, editable=False)
     usable_tools = models.JSONField(default=list, blank=True, editable=False)
@@ -97,8 +106,9 @@ class Conversation(models.Model):
     class State(models.TextChoices):
         NEW = "new", "not started yet"
         LIVE = "live", "on its agent-server"
-        DELETED = "deleted", "removed from its agent-server"
+        DELETED = "deleted", "deleted by its owner"
         LOST = "lost", "its agent-server lost it"
+        EXPIRED = "expired", "removed from its agent-server after its idle time"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     tenant = models.ForeignKey(Tenant, models.SET_NULL, null=True, related_name="conversations")
@@ -125,8 +135,12 @@ class Conversation(models.Model):
     needs_navigation = models.BooleanField(default=False)
     # The agent-server's cumulative token counts at the end of the last turn, by usage id.
     usage_baseline = models.JSONField(default=dict, blank=True)
+    # The conversation whose history the first turn of this one was told, where the caller did not send it.
+    told_from = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="told_again")
     created_at = models.DateTimeField(default=timezone.now)
     last_turn_at = models.DateTimeField(default=timezone.now)
+    # When it may be removed from its agent-server: the idle time after its last turn, one hour if that was not stored.
+    expires_at = models.DateTimeField(null=True, blank=True)
     deleted_at = models.DateTimeField(null=True, blank=True)
 
     objects = ConversationQuerySet.as_manager()
@@ -138,10 +152,65 @@ class Conversation(models.Model):
             models.Index(fields=["tenant", "-created_at"], name="conversation_of_tenant"),  # filter by tenant
             # servers.place: how many conversations a server holds
             models.Index(fields=["agent_server"], name="conversation_live", condition=Q(state="live")),
+            # lifetime.expire: those whose idle time is over
+            models.Index(fields=["expires_at"], name="conversation_expires", condition=Q(state="live")),
         ]
 
     def __str__(self) -> str:
         return str(self.id)
+
+
+class Leftover(models.Model):
+    """Something on an agent-server that is to be removed there: a conversation, or a conversation's own directory.
+
+    Written in the transaction that makes it superfluous, deleted when it is gone: whatever dies in between, the next
+    sweep (`lifetime`) finds the row.
+    """
+
+    class Kind(models.TextChoices):
+        CONVERSATION = "conversation", "conversation"
+        DIRECTORY = "directory", "working directory"
+
+    kind = models.CharField(max_length=12, choices=Kind)
+    agent_server = models.ForeignKey(AgentServer, models.CASCADE, related_name="leftovers")
+    conversation = models.ForeignKey(Conversation, models.CASCADE, related_name="leftovers")
+    incarnation = models.PositiveIntegerField(default=0)
+    path = models.CharField(max_length=600, blank=True, help_text="Of a directory: absolute, on the agent-server.")
+    due_at = models.DateTimeField(default=timezone.now)
+    attempts = models.PositiveIntegerField(default=0)
+    message = models.CharField(max_length=300, blank=True, help_text="Why the last attempt failed.")
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["due_at"]
+        indexes = [models.Index(fields=["due_at"], name="leftover_due")]  # lifetime.remove_leftovers
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.conversation_id}"
+
+
+class TaskRun(models.Model):
+    """The last run of a background task, one row per task; written by the worker as the task begins and ends."""
+
+    class Outcome(models.TextChoices):
+        RUNNING = "running", "running"
+        DONE = "done", "done"
+        FAILED = "failed", "failed"
+
+    name = models.CharField(max_length=100, unique=True)
+    outcome = models.CharField(max_length=10, choices=Outcome)
+    message = models.CharField(max_length=300, blank=True)
+    runs = models.PositiveBigIntegerField(default=0)
+    failures = models.PositiveBigIntegerField(default=0)
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        verbose_name = "background task"
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Message(models.Model):
@@ -200,7 +269,6 @@ class Turn(models.Model):
         QUEUED = "queued", "waiting for its conversation or for a free agent-server"
         STARTING = "starting", "preparing the agent"
         RUNNING = "running", "the agent works"
-        CANCELLING = "cancelling", "being stopped"
         CLOSED = "closed", "closed"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -235,13 +303,21 @@ class Turn(models.Model):
     client = models.CharField(max_length=200, blank=True, help_text="The client's name and version, as it says.")
     address = models.CharField(max_length=64, blank=True)
 
+    # What a repeated request is recognised by: the client's own key, and a digest of method, path, body and the
+    # headers that choose a conversation or an end user. The key is taken off after a day and from refused turns.
+    idempotency_key = models.CharField(max_length=255, blank=True)
+    retry_digest = models.CharField(max_length=64, blank=True)
+    is_stored = models.BooleanField(default=True, help_text="Off: sent with `store: false`; not given out by GET.")
+
     # --- where it stands ---
     outcome = models.CharField(max_length=12, choices=Outcome, default=Outcome.OPEN)
     phase = models.CharField(max_length=12, choices=Phase, default=Phase.QUEUED)
     arrival = models.BigIntegerField(
         default=0, help_text="Orders the turns of a conversation and of the queue; microseconds since 1970."
     )
-    cancel_reason = models.CharField(max_length=20, blank=True)  # disconnect, request, admin, key, shutdown
+    cancel_reason = models.CharField(max_length=20, blank=True)  # disconnect, request, admin, key
+    # Asked for by any process; the one that drives the turn looks once a second.
+    cancel_requested_at = models.DateTimeField(null=True)
     user_event_seq = models.IntegerField(null=True)  # the caller's message in the agent-server's log
     run_ended_at = models.DateTimeField(null=True)  # null with a server assigned: the run may still hold a slot
     deadline_at = models.DateTimeField(null=True)
@@ -288,12 +364,18 @@ class Turn(models.Model):
                 name="turn_open_or_closed",
                 condition=Q(outcome="open", closed_at__isnull=True) | (~Q(outcome="open") & Q(closed_at__isnull=False)),
             ),
+            # Two requests with one key, on two processes at once: the second fails here and joins the first.
+            models.UniqueConstraint(
+                fields=["api_key", "idempotency_key"], name="turn_idempotency_key", condition=~Q(idempotency_key="")
+            ),
         ]
         indexes = [
             models.Index(fields=["-opened_at"], name="turn_newest"),  # the admin's list
             models.Index(fields=["tenant", "-opened_at"], name="turn_of_tenant"),  # filter by tenant
             models.Index(fields=["profile", "-opened_at"], name="turn_of_profile"),  # last turn, failures in 24 h
             models.Index(fields=["conversation", "arrival"], name="turn_in_conversation"),  # whose turn it is
+            # repeats.find: the newest turn of a key with this digest
+            models.Index(fields=["api_key", "retry_digest", "-arrival"], name="turn_repeated"),
             # servers.grant and turns.adopt_expired: open turns, a handful among millions
             models.Index(fields=["arrival"], name="turn_open", condition=Q(outcome="open")),
             # servers.grant: closed turns whose run may still hold a slot
@@ -317,11 +399,15 @@ class Attempt(models.Model):
     client = models.CharField(max_length=200, blank=True)
     retry_count = models.PositiveSmallIntegerField(null=True, help_text="As the SDK counts them; empty: not said.")
     attached_at = models.DateTimeField(default=timezone.now)
+    # Renewed by the process that serves the request: one whose process died waits for nothing.
+    lease_expires_at = models.DateTimeField(null=True)
     detached_at = models.DateTimeField(null=True)
     delivered_at = models.DateTimeField(null=True, help_text="The last byte left and the caller was still there.")
 
     class Meta:
         ordering = ["attached_at"]
+        # audit.cancel_if_nobody_waits
+        indexes = [models.Index(fields=["turn"], name="attempt_attached", condition=Q(detached_at__isnull=True))]
 
     def __str__(self) -> str:
         return self.request_id

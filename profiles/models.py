@@ -39,6 +39,11 @@ class Tenant(models.Model):
         return self.name
 
 
+class OnDisconnect(models.TextChoices):
+    CANCEL = "cancel", "stop the agent"
+    DETACH = "detach", "let the agent finish"
+
+
 class Profile(models.Model):
     """An agent that callers can name as a model: an LLM, its parameters, tools, prompt and limits.
 
@@ -70,9 +75,9 @@ class Profile(models.Model):
         REJECT = "reject", "refuse the request"
         IGNORE = "ignore", "ignore the tools"
 
-    class OnDisconnect(models.TextChoices):
-        CANCEL = "cancel", "stop the agent"
-        DETACH = "detach", "let the agent finish"
+    class WhenBusy(models.TextChoices):
+        QUEUE = "queue", "wait until the agent is free"
+        REJECT = "reject", "refuse with 409"
 
     class ReasoningEffort(models.TextChoices):
         NONE = "none", "none"
@@ -289,7 +294,45 @@ class Profile(models.Model):
         help_text="What to do with a request that brings its own tools: the agent cannot call them.",
     )
     on_disconnect = models.CharField(
-        max_length=10, choices=OnDisconnect, default=OnDisconnect.CANCEL, help_text="When a caller goes away mid-turn."
+        max_length=10,
+        choices=OnDisconnect,
+        default=OnDisconnect.CANCEL,
+        help_text="When a caller goes away mid-turn. An agent that finishes keeps its answer for a repeated request.",
+    )
+    disconnect_grace_seconds = models.PositiveIntegerField(
+        "grace after a disconnect",
+        default=15,
+        validators=[MaxValueValidator(600)],
+        help_text="Seconds in which a client that repeats an unstreamed request finds its agent still at work, before "
+        "it is stopped. Streams, and clients that never repeat a request, get none.",
+    )
+    when_busy = models.CharField(
+        max_length=10,
+        choices=WhenBusy,
+        default=WhenBusy.QUEUE,
+        help_text="When a request comes for a conversation whose agent is still at work.",
+    )
+    resume_after_server_restart = models.BooleanField(
+        "resume after a restart",
+        default=False,
+        help_text="On: when an agent-server was restarted in mid-turn, the agent goes on. Off: the turn fails, because "
+        "the agent may have acted already and could act twice.",
+    )
+
+    # --- how long it is kept ---
+    conversation_idle_hours = models.PositiveIntegerField(
+        "conversations are kept for",
+        default=24,
+        validators=[MinValueValidator(1), MaxValueValidator(24 * 365)],
+        help_text="Hours after its last turn in which a conversation stays on its agent-server. After that it is "
+        "removed there, and told anew from the record when somebody goes on with it.",
+    )
+    workspace_keep_days = models.PositiveIntegerField(
+        "working directories are kept for",
+        default=7,
+        validators=[MaxValueValidator(3650)],
+        help_text="Days after a conversation was removed from its agent-server. Only directories of a conversation's "
+        "own; those shared by a key, and fixed ones, are never deleted.",
     )
 
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -388,6 +431,12 @@ class ApiKey(models.Model):
         help_text="On: everything sent with this key comes from one person, so a chat history that a client sends "
         "again may continue the same agent, files included. Off: that needs a user or chat id in the request, "
         "or one person could reach another's files by repeating the same words.",
+    )
+    on_disconnect = models.CharField(
+        max_length=10,
+        choices=OnDisconnect,
+        blank=True,
+        help_text="When a caller goes away mid-turn. Empty: as the profile says.",
     )
     expires_at = models.DateTimeField(null=True, blank=True, help_text="Empty: never.")
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)

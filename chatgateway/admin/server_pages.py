@@ -91,7 +91,22 @@ class AgentServerAdmin(ModelAdmin[AgentServer]):
     actions = None
     actions_detail = ("try_out", "turns_of")
     change_form_before_template = "chatgateway/admin/server_notices.html"
-    add_fieldsets = ((None, {"fields": ("name", "url", "session_api_key", "workspace_root", "capacity", "profiles")}),)
+    add_fieldsets = (
+        (
+            None,
+            {
+                "fields": (
+                    "name",
+                    "url",
+                    "session_api_key",
+                    "workspace_root",
+                    "capacity",
+                    "max_conversations",
+                    "profiles",
+                )
+            },
+        ),
+    )
     fieldsets = (
         (None, {"fields": ("name", "url", "session_api_key", "workspace_root")}),
         (
@@ -99,7 +114,7 @@ class AgentServerAdmin(ModelAdmin[AgentServer]):
             {
                 "description": "Draining: conversations that are there go on, new ones go elsewhere. Disabled: nothing "
                 "is sent to it any more; a disabled server can be deleted.",
-                "fields": ("state", "capacity", "profiles"),
+                "fields": ("state", "capacity", "max_conversations", "profiles"),
             },
         ),
         ("What it says of itself", {"fields": ("health_now", "version_told", "tools_told")}),

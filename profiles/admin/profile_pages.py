@@ -77,11 +77,17 @@ class ProfileAdmin(ModelAdmin[Profile]):
                     "activity",
                     "allows_overrides",
                     "client_tools",
-                    "on_disconnect",
+                    ("on_disconnect", "disconnect_grace_seconds"),
+                    "when_busy",
+                    "resume_after_server_restart",
                     "accepts_images",
                     "accepts_remote_images",
                 )
             },
+        ),
+        (
+            "How long it is kept",
+            {"fields": (("conversation_idle_hours", "workspace_keep_days"),)},
         ),
         (
             "Sampling, reasoning and time-outs of the LLM",

@@ -24,6 +24,8 @@ def profile_form(profile: Profile | None = None, **changed: Any) -> dict[str, An
         "max_iterations": row.max_iterations, "time_limit_seconds": row.time_limit_seconds, "workspace": row.workspace,
         "workspace_path": row.workspace_path, "workspace_template": row.workspace_template, "thoughts": row.thoughts,
         "activity": row.activity, "client_tools": row.client_tools, "on_disconnect": row.on_disconnect,
+        "disconnect_grace_seconds": row.disconnect_grace_seconds, "when_busy": row.when_busy,
+        "conversation_idle_hours": row.conversation_idle_hours, "workspace_keep_days": row.workspace_keep_days,
         "accepts_images": "unknown", "llm_timeout_seconds": row.llm_timeout_seconds,
         "llm_idle_timeout_seconds": row.llm_idle_timeout_seconds, "llm_retries": row.llm_retries,
         "llm_streams": "on", "answer_holdback_chars": row.answer_holdback_chars, "llm_api_key": "", "mcp_config": "",
@@ -42,7 +44,7 @@ def save_profile(admin: Client, profile: Profile | None = None, **changed: Any) 
 def save_server(admin: Client, server: AgentServer, **changed: Any) -> Response:
     sent = {
         "name": server.name, "url": server.url, "session_api_key": "", "workspace_root": server.workspace_root,
-        "state": server.state, "capacity": server.capacity,
+        "state": server.state, "capacity": server.capacity, "max_conversations": server.max_conversations,
     }  # fmt: skip
     return admin.post(reverse("admin:chatgateway_agentserver_change", args=[server.pk]), sent | changed)
 

@@ -9,7 +9,7 @@ from openai import APIStatusError, APITimeoutError, OpenAI
 
 from chatgateway.models import Turn
 from profiles import access
-from profiles.models import Profile
+from profiles.models import OnDisconnect, Profile
 from tests.live.conftest import Ask
 from tests.live.scripted_llm import Answer, ScriptedLlm, Usage
 from tests.waiting import eventually
@@ -198,7 +198,7 @@ def test_a_stream_that_is_closed_stops_the_agent_and_keeps_what_it_wrote(sdk: Op
 
 
 def test_a_detached_turn_is_finished_without_its_caller(real: object, sdk: OpenAI) -> None:
-    Profile.objects.update(on_disconnect=Profile.OnDisconnect.DETACH)
+    Profile.objects.update(on_disconnect=OnDisconnect.DETACH)
     access.forget_all()
 
     with pytest.raises(APITimeoutError):

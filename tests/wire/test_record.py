@@ -11,7 +11,7 @@ import pytest
 from chatgateway import audit
 from chatgateway.models import Attempt, Conversation, Event, Image, Message, Turn
 from profiles import access
-from profiles.models import Profile
+from profiles.models import OnDisconnect, Profile
 from tests import factories
 from tests.fakes.agent_script import Answer, Gate, Step, Usage
 from tests.fakes.agent_server import FakeAgentServer
@@ -259,7 +259,7 @@ def test_a_turn_that_a_stopped_gateway_left_is_finished_by_the_next(
     http: httpx.Client, served: LiveGateway, agent_server: FakeAgentServer, settings
 ) -> None:
     settings.GATEWAY_SHUTDOWN_GRACE_SECONDS = 0.1
-    Profile.objects.update(on_disconnect=Profile.OnDisconnect.DETACH)
+    Profile.objects.update(on_disconnect=OnDisconnect.DETACH)
     access.forget_all()
     gate = Gate()
     agent_server.script(Answer(chunks=("One. ", "Two."), gate=gate, hold_after=1))
