@@ -180,8 +180,12 @@ class AgentSession:
 
     async def run_again(self) -> None:
         """Start a run for the message that stands unanswered in the log."""
-        self._translator = Translator(after_seq=self.cursor, message_is_mine=True)
+        self.expect_another_run()
         await self.client.run(self.conversation_id, timeout_seconds=CALL_SECONDS)
+
+    def expect_another_run(self) -> None:
+        """Read what follows as another run for the message that the last one left unanswered."""
+        self._translator = Translator(after_seq=self.cursor, message_is_mine=True)
 
     async def attach(self, *, after_seq: int, message_seq: int) -> None:
         """Follow a run that another process started with the message logged at `message_seq`.

@@ -44,8 +44,16 @@ class Arrival:
     endpoint: str
     address: str
     client: str
-    retry_count: int | None
     caller: Caller
+    # What a repeat is recognised by. `retry_count` is the SDK's own, None for clients that do not count.
+    idempotency_key: str = ""
+    retry_count: int | None = None
+    retry_digest: str = ""
+
+    @property
+    def may_be_repeated(self) -> bool:
+        """Whether the client would mark a repeat of this request as one."""
+        return self.retry_count is not None or bool(self.idempotency_key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +65,7 @@ class Asked:
     is_stream: bool = False
     end_user: str = ""
     ignored: tuple[str, ...] = ()
+    is_stored: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +100,7 @@ def open_turn(
     With a `server` it has a slot and may start; without, it is queued. `at` is `new_arrival()`.
     """
     turn = _new_turn(arrival, asked)
+    turn.idempotency_key = arrival.idempotency_key
     turn.profile = profile
     turn.profile_snapshot = agents.snapshot(profile)
     turn.prices = profile.prices()
@@ -184,6 +194,8 @@ def close_turn(turn: Turn, ending: Ending) -> None:
     """Close the row. Raises TurnLost when it is closed already or belongs to another driver."""
     now = timezone.now()
     turn.outcome, turn.phase, turn.closed_at = ending.outcome, Turn.Phase.CLOSED, now
+    if ending.outcome == Turn.Outcome.REFUSED:
+        turn.idempotency_key = ""  # nothing was begun: the client may come again with it
     turn.first_text_at = ending.first_text_at
     if ending.run_ended:
         turn.run_ended_at = now
@@ -233,6 +245,7 @@ _CLOSING_COLUMNS = (
     "error_message",
     "error_detail",
     "cancel_reason",
+    "idempotency_key",
 )
 
 
@@ -260,6 +273,49 @@ def no_longer_allowed(turn_ids: list[UUID]) -> list[UUID]:
     now = timezone.now()
     withdrawn = Q(api_key__revoked_at__isnull=False) | Q(api_key__expires_at__lte=now) | Q(profile__is_enabled=False)
     return list(Turn.objects.open().filter(withdrawn, pk__in=turn_ids).values_list("pk", flat=True))
+
+
+def cancellations(turn_ids: list[UUID]) -> list[tuple[UUID, str]]:
+    """Return those of the open turns that somebody wants stopped, with the reason."""
+    rows = Turn.objects.open().filter(pk__in=turn_ids, cancel_requested_at__isnull=False)
+    return list(rows.values_list("pk", "cancel_reason"))
+
+
+def request_cancel(turn_ids: Iterable[UUID], *, reason: str) -> int:
+    """Have open turns stopped by whichever process drives them, within a second. Return how many there were.
+
+    The first reason stays.
+    """
+    rows = Turn.objects.open().filter(pk__in=list(turn_ids), cancel_requested_at__isnull=True)
+    return rows.update(cancel_requested_at=Now(), cancel_reason=reason)
+
+
+def cancel_if_nobody_waits(turn_id: UUID) -> bool:
+    """Have an open turn stopped unless a request waits for it, in whatever process. Return whether it is."""
+    turn = Turn.objects.open().select_for_update().filter(pk=turn_id).first()
+    if turn is None or is_waited_for(turn):
+        return False
+    return bool(request_cancel([turn_id], reason="disconnect"))
+
+
+def is_waited_for(turn: Turn) -> bool:
+    """Whether a request of a living process is attached to the turn."""
+    return turn.attempts.filter(detached_at__isnull=True, lease_expires_at__gt=Now()).exists()
+
+
+def join(turn: Turn, arrival: Arrival) -> None:
+    """Attach a repeated request to the turn it repeats."""
+    _attach(turn, arrival)
+
+
+def release_key(turn: Turn) -> None:
+    """Let the turn's idempotency key name another turn from now on."""
+    Turn.objects.filter(pk=turn.pk).update(idempotency_key="")
+
+
+def renew_attempts(request_ids: list[str]) -> None:
+    """Keep saying that these requests wait; called together with `renew_leases`."""
+    Attempt.objects.filter(request_id__in=request_ids, detached_at__isnull=True).update(lease_expires_at=LEASE_END)
 
 
 def drop_leases(owner: str, turn_ids: list[UUID]) -> None:
@@ -314,6 +370,8 @@ def _new_turn(arrival: Arrival, asked: Asked, *, is_refused: bool = False) -> Tu
         model_id=message_store.storable_text(asked.model_id)[:300],
         end_user=message_store.storable_text(asked.end_user)[:256],
         is_stream=asked.is_stream,
+        is_stored=asked.is_stored,
+        retry_digest=arrival.retry_digest,
         parameters=parameters,
         last_message_id=last_message_id,
         ignored_parameters=list(asked.ignored),
@@ -328,8 +386,9 @@ def _attach(turn: Turn, arrival: Arrival, *, detached_at: dt.datetime | None = N
         turn_id=turn.pk,
         request_id=arrival.request_id,
         address=arrival.address[:64],
-        client=turn.client,
+        client=message_store.storable_text(arrival.client)[:200],
         retry_count=arrival.retry_count,
+        lease_expires_at=None if detached_at else LEASE_END,
         detached_at=detached_at,
     )
     sql.insert([attempt])

@@ -58,7 +58,7 @@ def find_for(
     if _must_start_anew(known, profile, transcript):
         suffix = transcript.system_suffix or known.system_suffix
         full = transcript if transcript.earlier else with_history_of(known, transcript)
-        conversation = _create(caller, profile, suffix, end_user)
+        conversation = _create(caller, profile, suffix, end_user, told_from=None if transcript.earlier else known)
         return Found(conversation=conversation, how="replay", parts=told(full))
     if known.state == Conversation.State.LOST:
         return Found(conversation=known, how="header", parts=told(with_history_of(known, transcript)))
@@ -109,8 +109,27 @@ def _must_start_anew(known: Conversation, profile: Profile, transcript: Transcri
     return bool(transcript.system_suffix) and transcript.system_suffix != known.system_suffix
 
 
-def _create(caller: Caller, profile: Profile, system_suffix: str, end_user: str) -> Conversation:
+def parts_for(conversation: Conversation, *, transcript: Transcript, how: str) -> tuple[UserPart, ...]:
+    """Return the user message for the agent once more, for a turn that was opened with `how` and never begun."""
+    if how == "header":
+        if conversation.state == Conversation.State.LOST:
+            return told(with_history_of(conversation, transcript))
+        return transcript.user_parts
+    if conversation.told_from is not None and not transcript.earlier:
+        return told(with_history_of(conversation.told_from, transcript))
+    return told(transcript)
+
+
+def _create(
+    caller: Caller,
+    profile: Profile,
+    system_suffix: str,
+    end_user: str,
+    *,
+    told_from: Conversation | None = None,
+) -> Conversation:
     conversation = Conversation(
+        told_from=told_from,
         tenant_id=caller.tenant_id,
         api_key_id=caller.api_key_id,
         profile=profile,

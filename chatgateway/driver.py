@@ -23,6 +23,7 @@ from chatgateway.agentserver.exceptions import (
     AgentServerError,
     CapacityReached,
     ConversationMissing,
+    FeedLost,
     TooOld,
     Unauthorized,
     Unreachable,
@@ -72,7 +73,8 @@ class Assignment:
 class Driver:
     """One turn's way from the queue to its end.
 
-    `wait_for_slot(turn, timeout_seconds)` returns whether the turn was given one in time.
+    `wait_for_slot(turn, timeout_seconds)` returns whether the turn was given one in time. `follow(live, shown)` looks
+    after those who wait here when another process takes the turn over.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Driver:
         *,
         sessions: SessionFactory,
         wait_for_slot: Callable[[Turn, float], Awaitable[bool]],
+        follow: Callable[[LiveTurn, str], None],
     ) -> None:
         self.turn = assignment.turn
         self.conversation = assignment.conversation
@@ -92,6 +95,7 @@ class Driver:
         self._attached = assignment.attached
         self._sessions = sessions
         self._wait_for_slot = wait_for_slot
+        self._follow_on = follow
         self._session: AgentSession | None = None
         self._unwritten: list[DurableEvent] = []
         self._written_at = self._opened = time.monotonic()
@@ -114,7 +118,7 @@ class Driver:
             await self._close(ending)
         except audit.TurnLost:
             logger.warning("turn %s is driven by another process now", self.turn.pk)
-            self.live.publish([_failed(InternalError("Another process has taken over this request."))])
+            self._follow_on(self.live, self.run.showing.shown)
         except Exception as error:
             # The outer edge of a turn: whoever waits for it is answered, whatever is wrong with its record.
             logger.exception("turn %s could not be closed", self.turn.pk)
@@ -160,7 +164,9 @@ class Driver:
             case GatewayError():
                 return endings.failed(self.run, result)
             case AgentServerError():
-                return endings.failed(self.run, endings.server_failure(result, began=self.run.began))
+                failure = endings.server_failure(result, began=self.run.began)
+                is_lost = self.run.began and isinstance(result, FeedLost | Unreachable)
+                return (endings.abandoned if is_lost else endings.failed)(self.run, failure)
             case asyncio.CancelledError():
                 raise result
             case _:

@@ -9,8 +9,11 @@ import os
 import socket
 import threading
 import uuid
+from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 import aiohttp
 from django.db import close_old_connections
@@ -21,17 +24,19 @@ from chatgateway.agent_session import AgentSession
 from chatgateway.agentserver.client import AgentServerClient, new_http_session
 from chatgateway.driver import Assignment, Driver
 from chatgateway.errors import AgentServerUnavailable
+from chatgateway.follower import Follower, replay
 from chatgateway.kept_feeds import KeptFeeds
 from chatgateway.live import LiveTurn
 from chatgateway.models import AgentServer, Conversation, Turn
 from chatgateway.turn_events import TurnFailed
 from chatgateway.writer import writer
-from profiles.models import OnDisconnect
 
 logger = logging.getLogger(__name__)
 
-# Well within a lease's 20 s, and the time in which revoking a key stops what was started with it.
-RENEW_SECONDS = 4.0
+# How soon a turn stops that somebody cancelled in another process.
+LOOK_SECONDS = 1.0
+# Leases last 20 s; revoking a key stops what was started with it within 5 s.
+RENEW_EVERY = 4
 # Slots freed by other processes are noticed this fast; those freed here at once.
 QUEUE_POLL_SECONDS = 0.25
 
@@ -50,6 +55,10 @@ class Drivers:
         self._slot_freed = asyncio.Event()
         self._http: aiohttp.ClientSession | None = None
         self._kept_feeds = KeptFeeds()
+        self._followed: dict[UUID, LiveTurn] = {}
+        self._following: set[asyncio.Task[None]] = set()
+        self._chores: set[asyncio.Task[None]] = set()
+        self._attached: set[str] = set()
         self._stop_renewing = threading.Event()
         self._renewer: threading.Thread | None = None
 
@@ -60,15 +69,10 @@ class Drivers:
     def start(self, assignment: Assignment) -> LiveTurn:
         """Drive a turn in a task of its own and return what there is to subscribe to."""
         turn = assignment.turn
-        live = LiveTurn(
-            turn_id=turn.pk,
-            reply_id=turn.reply_id,
-            created=int(turn.opened_at.timestamp()),
-            conversation_id=assignment.conversation.pk,
-            cancels_on_disconnect=assignment.profile.on_disconnect == OnDisconnect.CANCEL,
+        live = self.live[turn.pk] = _live(turn)
+        driver = Driver(
+            assignment, live, sessions=self.session, wait_for_slot=self.wait_for_slot, follow=self._follow_on
         )
-        driver = Driver(assignment, live, sessions=self.session, wait_for_slot=self.wait_for_slot)
-        self.live[turn.pk] = live
         # A fresh context: one inherited from a view would give every driver a thread of its own (measured: 62
         # threads for 60 drivers, 3 with a fresh one).
         task = self._loop.create_task(driver.drive(), name=f"turn {turn.pk}", context=contextvars.Context())
@@ -76,6 +80,51 @@ class Drivers:
         task.add_done_callback(lambda _: self._ended(turn.pk))
         self._renew()
         return live
+
+    def subscription(self, turn: Turn) -> LiveTurn:
+        """Return what there is to subscribe to for a turn that exists, whichever process drives or drove it."""
+        known = self.live.get(turn.pk) or self._followed.get(turn.pk)
+        if known is not None:
+            return known
+        live = _live(turn)
+        if turn.outcome != Turn.Outcome.OPEN:
+            replay(live, turn)
+            return live
+        self._follow(live, Follower(live, sessions=self.session))
+        return live
+
+    def _follow_on(self, live: LiveTurn, shown: str) -> None:
+        """Another process took over a turn that this one drove: tell those who wait here how it ends."""
+        self._follow(live, Follower(live, sessions=self.session, relays=False, shown=shown))
+
+    def _follow(self, live: LiveTurn, follower: Follower) -> None:
+        self._followed[live.turn_id] = live
+        task = self._loop.create_task(follower.run(), name=f"following {live.turn_id}", context=contextvars.Context())
+        self._following.add(task)
+        task.add_done_callback(lambda done: self._no_longer_followed(live, done))
+
+    def _no_longer_followed(self, live: LiveTurn, task: asyncio.Task[None]) -> None:
+        self._following.discard(task)
+        self._followed.pop(live.turn_id, None)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("turn %s could not be followed", live.turn_id, exc_info=task.exception())
+            live.publish([_UNFOLLOWED])
+
+    # --- those who wait -------------------------------------------------------------------------------------------
+
+    def attach(self, request_id: str) -> None:
+        """A request waits in this process: its attempt's lease is renewed until `detach`."""
+        self._attached.add(request_id)
+        self._renew()
+
+    def detach(self, request_id: str) -> None:
+        self._attached.discard(request_id)
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside everything else, and keep hold of it."""
+        task = self._loop.create_task(work, context=contextvars.Context())
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
 
     def _ended(self, turn_id: UUID) -> None:
         task = self._tasks.pop(turn_id)
@@ -150,18 +199,27 @@ class Drivers:
 
     def _keep_renewing(self) -> None:
         """A thread, so that a busy event loop does not cost its turns."""
-        while not self._stop_renewing.wait(RENEW_SECONDS):
-            ids = list(self._tasks)
-            if not ids:
+        ticks = 0
+        while not self._stop_renewing.wait(LOOK_SECONDS):
+            ticks += 1
+            ids, waiting = list(self._tasks), list(self._attached)
+            if not ids and not waiting:
                 continue
             try:
-                audit.renew_leases(self.owner, ids)
-                for turn_id in audit.no_longer_allowed(ids):
-                    self._loop.call_soon_threadsafe(self._cancel, turn_id, "key")
+                if ids:
+                    self._pass_on(audit.cancellations(ids))
+                if ticks % RENEW_EVERY == 0:
+                    audit.renew_leases(self.owner, ids)
+                    audit.renew_attempts(waiting)
+                    self._pass_on([(turn_id, "key") for turn_id in audit.no_longer_allowed(ids)])
             except DatabaseError:
                 logger.exception("leases could not be renewed")
             finally:
                 close_old_connections()
+
+    def _pass_on(self, cancellations: list[tuple[UUID, str]]) -> None:
+        for turn_id, reason in cancellations:
+            self._loop.call_soon_threadsafe(self._cancel, turn_id, reason)
 
     def _cancel(self, turn_id: UUID, reason: str) -> None:
         if turn_id in self.live:
@@ -172,11 +230,12 @@ class Drivers:
     async def drain(self, grace_seconds: float) -> None:
         """Admit nothing more, let turns end for a while, then leave the rest to whoever takes over their leases."""
         self.is_draining = True
-        if self._tasks:
-            await asyncio.wait(self._tasks.values(), timeout=grace_seconds)
+        if self._tasks or self._following:
+            await asyncio.wait({*self._tasks.values(), *self._following}, timeout=grace_seconds)
         left = dict(self._tasks)
-        for turn_id, task in left.items():
-            self.live[turn_id].publish([_RESTARTING])
+        for live in [*map(self.live.__getitem__, left), *self._followed.values()]:
+            live.publish([_HANDED_OVER])
+        for task in (*left.values(), *self._following, *self._chores):
             task.cancel()
         if left:
             await asyncio.wait(left.values(), timeout=5)
@@ -189,20 +248,40 @@ class Drivers:
             await self._http.close()
 
 
-_RESTARTING = TurnFailed(
+def _live(turn: Turn) -> LiveTurn:
+    return LiveTurn(
+        turn_id=turn.pk,
+        reply_id=turn.reply_id,
+        created=int(turn.opened_at.timestamp()),
+        conversation_id=turn.conversation_id,
+    )
+
+
+_HANDED_OVER = TurnFailed(
     status=503,
     type="server_error",
     code="service_unavailable",
-    message="The gateway is restarting. The agent goes on; its answer is kept in the record.",
+    message="The gateway is restarting. The agent goes on; repeat the request with the same Idempotency-Key, if it had "
+    "one, to get its answer.",
+    headers={"x-should-retry": "false"},
+    is_handover=True,
+)
+
+_UNFOLLOWED = TurnFailed(
+    status=500,
+    type="server_error",
+    code="internal_error",
+    message="The gateway failed. Quote the x-request-id header to its administrator.",
     headers={"x-should-retry": "false"},
 )
 
-_current: Drivers | None = None
+_of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Drivers] = WeakKeyDictionary()
 
 
 def current() -> Drivers:
     """The drivers of the running event loop; made on first use."""
-    global _current  # noqa: PLW0603  one event loop per process: this is its anchor
-    if _current is None or _current._loop is not asyncio.get_running_loop():
-        _current = Drivers()
-    return _current
+    loop = asyncio.get_running_loop()
+    drivers = _of_loops.get(loop)
+    if drivers is None:
+        drivers = _of_loops[loop] = Drivers()
+    return drivers

@@ -123,7 +123,7 @@ class Run:
             changes["usage_baseline"] = {name: asdict(counts) for name, counts in self.usage_now.items()}
         if ending.outcome == Turn.Outcome.ANSWERED and self.ended is not None:
             changes |= {"good_leaf_event_id": self.ended.leaf_event_id or "", "needs_navigation": False}
-        elif ending.outcome in {Turn.Outcome.FAILED, Turn.Outcome.TIMED_OUT}:
+        elif ending.outcome in {Turn.Outcome.FAILED, Turn.Outcome.TIMED_OUT, Turn.Outcome.ABANDONED}:
             # Half-done messages of a failed turn would be read by the model again in every later one.
             changes["needs_navigation"] = True
             if self.system_prompt_event_id:  # the first turn failed: this is as far back as one may go
@@ -174,8 +174,8 @@ def failed(run: Run, error: GatewayError) -> Ending:
 
 
 def abandoned(run: Run, error: GatewayError) -> Ending:
-    """How a turn ends whose process died before the agent had its message."""
-    return _ending(run, Turn.Outcome.ABANDONED, error=error)
+    """How a turn ends whose agent-server was lost in mid-run. Whether the run goes on there nobody knows yet."""
+    return _ending(run, Turn.Outcome.ABANDONED, error=error, run_ended=False)
 
 
 def server_failure(error: AgentServerError, *, began: bool) -> GatewayError:

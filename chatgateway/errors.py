@@ -5,9 +5,12 @@
     ├── ModelNotFound                 404  unknown, disabled or forbidden: one text per cause that may be known
     ├── NotFound                      404  conversation, completion, route
     ├── ConversationBusy              409
+    ├── IdempotencyMismatch           409
+    ├── CompletionInProgress          409  retry welcome
     ├── TooManyRequests               429  retry welcome
     ├── AgentRunFailed                502  the run ended badly; never retried
     ├── AgentServerUnavailable        503  before the run began; retry welcome
+    ├── DatabaseUnavailable           503  before the run began; retry welcome
     ├── AgentTimedOut                 504  never retried
     └── InternalError                 500
 
@@ -87,6 +90,26 @@ class ConversationBusy(GatewayError):
     retry_is_safe = False
 
 
+class IdempotencyMismatch(GatewayError):
+    """409. A repeat would meet the same turn."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "idempotency_mismatch"
+    retry_is_safe = False
+
+
+class CompletionInProgress(GatewayError):
+    """409 for a stored completion that is asked for before it is there. Asking again starts nothing."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "completion_in_progress"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"Retry-After": "2"})
+
+
 class TooManyRequests(GatewayError):
     """429 before anything was started. Clients may and should come back.
 
@@ -109,6 +132,16 @@ class AgentServerUnavailable(GatewayError):
 
     def __init__(self, message: str, *, retry_after_seconds: int = 5, detail: str = "") -> None:
         super().__init__(message, headers={"Retry-After": str(max(1, min(60, retry_after_seconds)))}, detail=detail)
+
+
+class DatabaseUnavailable(GatewayError):
+    """503: the gateway cannot keep its record, so it starts nothing. A retry is welcome."""
+
+    status = 503
+    code = "service_unavailable"
+
+    def __init__(self, message: str, *, detail: str = "") -> None:
+        super().__init__(message, headers={"Retry-After": "5"}, detail=detail)
 
 
 class AgentRunFailed(GatewayError):

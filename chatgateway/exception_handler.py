@@ -8,10 +8,18 @@ from typing import Any
 import orjson
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
 from django.core.exceptions import SuspiciousOperation
+from django.db.utils import Error as DatabaseError
 from django.http import Http404, HttpResponse
 from rest_framework import exceptions as drf
 
-from chatgateway.errors import GatewayError, InternalError, InvalidRequest, NotFound, TooManyRequests
+from chatgateway.errors import (
+    DatabaseUnavailable,
+    GatewayError,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    TooManyRequests,
+)
 from chatgateway.openai_api.error_body import error_body
 from profiles.exceptions import InvalidProfile, ProfileNameTaken, TooManyFailedAttempts, UnknownProfile
 
@@ -70,6 +78,12 @@ def gateway_error(error: BaseException) -> GatewayError:
             return InvalidRequest(error.message, param=error.param, code="invalid_value")
         case DjangoPermissionDenied():
             return InvalidRequest("Permission denied.", status=403, type="permission_error", code="permission_denied")
+        case DatabaseError():
+            logger.error("the database failed a request", exc_info=error)
+            return DatabaseUnavailable(
+                "The gateway cannot write its record at the moment, so nothing was started. Try again in a moment.",
+                detail=repr(error),
+            )
         case SuspiciousOperation():
             return InvalidRequest("The request is not well-formed.", code="invalid_request")
     logger.error("a request failed inside the gateway", exc_info=error)

@@ -1,4 +1,4 @@
-"""A turn that this process drives, and those who wait for it."""
+"""A turn, and those who wait for it in this process."""
 
 from __future__ import annotations
 
@@ -12,18 +12,15 @@ from chatgateway.turn_events import ShownEvent, TurnAnswered, TurnFailed
 class LiveTurn:
     """What a turn has shown so far, and what it shows next, to any number of subscribers.
 
-    The driver publishes, requests subscribe; neither knows the other. A subscriber that comes late reads
-    everything from the start. Belongs to one event loop.
+    Its driver publishes, or a follower where another process drives it; requests subscribe; neither knows the other.
+    A subscriber that comes late reads everything from the start. Belongs to one event loop.
     """
 
-    def __init__(
-        self, *, turn_id: UUID, reply_id: str, created: int, conversation_id: UUID, cancels_on_disconnect: bool
-    ) -> None:
+    def __init__(self, *, turn_id: UUID, reply_id: str, created: int, conversation_id: UUID | None) -> None:
         self.turn_id = turn_id
         self.reply_id = reply_id
         self.created = created
         self.conversation_id = conversation_id
-        self.cancels_on_disconnect = cancels_on_disconnect
         self.ended: TurnAnswered | TurnFailed | None = None
         self.cancel_reason = ""
         self.cancel_requested = asyncio.Event()

@@ -18,7 +18,7 @@ from django.db.models import Count
 from django.utils import timezone
 
 from chatgateway import audit
-from chatgateway.errors import AgentServerUnavailable, TooManyRequests
+from chatgateway.errors import AgentServerUnavailable, ConversationBusy, TooManyRequests
 from chatgateway.models import AgentServer, Conversation, Turn
 
 # How old the rows of servers may be that a turn is placed by.
@@ -79,6 +79,14 @@ def pick(*, conversation: Conversation, profile_id: int, is_new: bool, arrival: 
     if waiting or (not is_new and _is_behind_another(conversation.pk, arrival)):
         return None
     return _best(servers, running)
+
+
+def refuse_if_busy(conversation: Conversation, arrival: int) -> None:
+    """Raise ConversationBusy if a turn of the conversation is open, or its run may still go on."""
+    if _is_behind_another(conversation.pk, arrival):
+        raise ConversationBusy(
+            "The agent of this conversation is still at work. Wait for its answer, or start a new conversation."
+        )
 
 
 def grant_again(turn: Turn, conversation: Conversation, *, avoid: frozenset[int]) -> bool:

@@ -223,6 +223,8 @@ class TurnFailed:
     message: str
     param: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    # The turn itself goes on: this process ends, and another one takes it over.
+    is_handover: bool = False
 
 
 ShownEvent = AnswerShown | ReasoningShown | StepShown | TurnAnswered | TurnFailed

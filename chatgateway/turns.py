@@ -2,112 +2,209 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import logging
+from dataclasses import dataclass
 from uuid import UUID
 
 from django.db.models.functions import Now
+from django.db.utils import IntegrityError
 from django.utils import timezone
 
-from chatgateway import audit, conversations, endings, servers
+from chatgateway import audit, conversations, endings, repeats, servers
 from chatgateway.agentserver.exceptions import AgentServerError, ConversationMissing
 from chatgateway.answer import Showing, ShowingRules
 from chatgateway.audit import Arrival, Asked
 from chatgateway.conversations import Found
 from chatgateway.driver import Assignment
 from chatgateway.drivers import Drivers, current
-from chatgateway.errors import AgentRunFailed
+from chatgateway.errors import AgentRunFailed, AgentServerUnavailable, GatewayError
 from chatgateway.live import LiveTurn
 from chatgateway.models import Conversation, Turn
+from chatgateway.openai_api import chat_request
 from chatgateway.openai_api.chat_request import ChatRequest, LlmOverrides
 from chatgateway.writer import writer
-from profiles.models import Profile
+from profiles.models import OnDisconnect, Profile
 
 logger = logging.getLogger(__name__)
 
 # A lease that ends further in the future than any is given was written by a clock that was set back since.
 LEASE_SANITY = dt.timedelta(seconds=audit.LEASE_SECONDS)
 ADOPT_LIMIT = 20
+# The worker takes over only what no gateway process has taken, and follows it for no longer than this.
+RECOVER_AFTER_SECONDS = 10.0
+RECOVER_SECONDS = 10.0
 
 
-async def open_turn(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """A request's place among those who wait for a turn.
+
+    `match` says how the conversation was found. `is_replay`: the turn had ended when the request came.
+    `cancels`: the run is stopped when nobody waits any more, after `grace_seconds`.
+    """
+
+    live: LiveTurn
+    arrival: Arrival
+    match: str
+    is_replay: bool
+    cancels: bool
+    grace_seconds: float
+
+
+async def join_or_open(
     *, arrival: Arrival, asked: Asked, chat: ChatRequest, profile: Profile, requested: UUID | None
-) -> tuple[LiveTurn, str]:
-    """Open a turn for a checked request and start to drive it.
+) -> Subscription:
+    """Join the turn that a checked request repeats, or open one for it and start to drive it.
 
-    Return what there is to subscribe to, and how the conversation was found. Raises NotFound, TooManyRequests or
-    AgentServerUnavailable before anything was started; then no row is left, and the caller records the refusal.
+    Raises IdempotencyMismatch, ConversationBusy, NotFound, TooManyRequests or AgentServerUnavailable before anything
+    was started; then no row is left, and the caller records the refusal.
     """
     drivers = current()
     drivers.refuse_if_draining()
 
-    def open_row() -> tuple[Turn, Found]:
-        at = audit.new_arrival()
-        found = conversations.find_for(
-            caller=arrival.caller,
-            profile=profile,
-            requested=requested,
-            transcript=chat.transcript,
-            end_user=asked.end_user,
+    def join_or_open_row() -> tuple[Turn, Found | None]:
+        repeated = repeats.find(arrival)
+        if repeated is not None:
+            audit.join(repeated, arrival)
+            return repeated, None
+        return _open_row(
+            lease_owner=drivers.owner, arrival=arrival, asked=asked, chat=chat, profile=profile, requested=requested
         )
-        server = servers.pick(
-            conversation=found.conversation, profile_id=profile.pk, is_new=found.how != "header", arrival=at
-        )
-        turn = audit.open_turn(
-            arrival=arrival,
-            asked=asked,
-            profile=profile,
-            conversation=found.conversation,
-            match=found.how,
-            server=server,
-            lease_owner=drivers.owner,
-            deadline_at=timezone.now() + dt.timedelta(seconds=profile.time_limit_seconds),
-            at=at,
-        )
-        return turn, found
 
-    turn, found = await writer.run(open_row)
-    live = drivers.start(
-        Assignment(
-            turn=turn,
-            conversation=found.conversation,
-            profile=profile,
-            overrides=chat.overrides,
-            parts=found.parts,
+    try:
+        turn, found = await writer.run(join_or_open_row)
+    except IntegrityError:
+        # The same Idempotency-Key came to another process at the same moment and was first: it is there now.
+        turn, found = await writer.run(join_or_open_row)
+    if found is None:
+        logger.info("request %s joins turn %s", arrival.request_id, turn.pk)
+        live = drivers.subscription(turn)
+    else:
+        live = drivers.start(
+            Assignment(
+                turn=turn,
+                conversation=found.conversation,
+                profile=profile,
+                overrides=chat.overrides,
+                parts=found.parts,
+            )
         )
-    )
     live.subscribers += 1
-    return live, found.how
+    drivers.attach(arrival.request_id)
+    return Subscription(
+        live=live,
+        arrival=arrival,
+        match=turn.match,
+        is_replay=found is None and turn.outcome != Turn.Outcome.OPEN,
+        cancels=(arrival.caller.on_disconnect or profile.on_disconnect) == OnDisconnect.CANCEL,
+        grace_seconds=profile.disconnect_grace_seconds if arrival.may_be_repeated and not chat.stream else 0,
+    )
 
 
-def leave(live: LiveTurn, request_id: str, *, delivered: bool) -> None:
+def _open_row(
+    *,
+    lease_owner: str,
+    arrival: Arrival,
+    asked: Asked,
+    chat: ChatRequest,
+    profile: Profile,
+    requested: UUID | None,
+) -> tuple[Turn, Found]:
+    at = audit.new_arrival()
+    found = conversations.find_for(
+        caller=arrival.caller,
+        profile=profile,
+        requested=requested,
+        transcript=chat.transcript,
+        end_user=asked.end_user,
+    )
+    is_new = found.how != "header"
+    if not is_new and profile.when_busy == Profile.WhenBusy.REJECT:
+        servers.refuse_if_busy(found.conversation, at)
+    server = servers.pick(conversation=found.conversation, profile_id=profile.pk, is_new=is_new, arrival=at)
+    turn = audit.open_turn(
+        arrival=arrival,
+        asked=asked,
+        profile=profile,
+        conversation=found.conversation,
+        match=found.how,
+        server=server,
+        lease_owner=lease_owner,
+        deadline_at=timezone.now() + dt.timedelta(seconds=profile.time_limit_seconds),
+        at=at,
+    )
+    return turn, found
+
+
+def leave(subscription: Subscription, *, delivered: bool) -> None:
     """A request stops waiting for its turn. When it was the last one, the profile says what becomes of the run."""
-    live.subscribers -= 1
+    live = subscription.live
+    let_go(subscription)
+    note_end(subscription, delivered=delivered)
+    if live.ended is None and live.subscribers == 0 and subscription.cancels:
+        current().later(_cancel_unless_awaited(live, subscription.grace_seconds))
+
+
+def let_go(subscription: Subscription) -> None:
+    """First half of `leave`, for a request whose reply was sent and may yet turn out not to have arrived."""
+    subscription.live.subscribers -= 1
+    current().detach(subscription.arrival.request_id)
+
+
+def note_end(subscription: Subscription, *, delivered: bool) -> None:
+    """Second half: write whether the reply arrived."""
+    request_id = subscription.arrival.request_id
     writer.post(lambda: audit.detach(request_id, delivered=delivered))
-    if live.ended is None and live.subscribers == 0 and live.cancels_on_disconnect:
-        live.request_cancel("disconnect")
+
+
+async def _cancel_unless_awaited(live: LiveTurn, grace_seconds: float) -> None:
+    await asyncio.sleep(grace_seconds)
+    if live.ended is None and live.subscribers == 0:
+        turn_id = live.turn_id
+        if await writer.run(lambda: audit.cancel_if_nobody_waits(turn_id)):
+            live.request_cancel("disconnect")
+
+
+async def cancel(turn_id: UUID, *, reason: str) -> None:
+    """Have an open turn stopped, whichever process drives it; does nothing to a closed one."""
+    await writer.run(lambda: audit.request_cancel([turn_id], reason=reason))
+    live = current().live.get(turn_id)
+    if live is not None:
+        live.request_cancel(reason)
 
 
 # --- take-over -----------------------------------------------------------------------------------------------------
 
 
-async def adopt_expired(limit: int = ADOPT_LIMIT) -> int:
-    """Take over open turns whose lease ran out, and bring their records to an end. Return how many were taken.
+async def adopt_expired(limit: int = ADOPT_LIMIT, *, patience_seconds: float = 0) -> int:
+    """Take over open turns whose lease ran out, and bring them to an end. Return how many were taken.
 
-    The callers of such turns went with the process that drove them; what the agent did is finished and kept.
+    The requests that waited for such a turn went with the process that drove it, but may have been repeated since.
+    `patience_seconds`: leave those that ran out a moment ago to others.
     """
     drivers = current()
-    expired = await writer.run(lambda: _claim_expired(drivers.owner, limit))
+    expired = await writer.run(lambda: _claim_expired(drivers.owner, limit, patience_seconds))
     for turn in expired:
         await _adopt(drivers, turn)
     return len(expired)
 
 
-def _claim_expired(owner: str, limit: int) -> list[Turn]:
+async def recover(limit: int = ADOPT_LIMIT) -> int:
+    """`adopt_expired` for a process that serves no requests: what does not end soon is given back. Return how many."""
+    taken = await adopt_expired(limit, patience_seconds=RECOVER_AFTER_SECONDS)
+    await current().drain(RECOVER_SECONDS)
+    return taken
+
+
+def _claim_expired(owner: str, limit: int, patience_seconds: float) -> list[Turn]:
     now = Now()
-    rows = Turn.objects.open().select_related("conversation__agent_server", "agent_server", "profile")
+    rows = Turn.objects.open().select_related(
+        "conversation__agent_server", "conversation__told_from", "agent_server", "profile", "api_key"
+    )
     # The database's clock with itself: two machines need not agree on the time.
-    ended = rows.filter(lease_expires_at__lt=now)
+    ended = rows.filter(lease_expires_at__lt=now - dt.timedelta(seconds=patience_seconds))
     too_far = rows.filter(lease_expires_at__gt=now + LEASE_SANITY)
     candidates = (ended | too_far).order_by("arrival")[:limit]
     return [turn for turn in candidates if audit.take_over(turn, owner=owner)]
@@ -142,30 +239,52 @@ async def free_slots(limit: int = ADOPT_LIMIT) -> int:
 
 async def _adopt(drivers: Drivers, turn: Turn) -> None:
     conversation, profile = turn.conversation, turn.profile
-    if conversation is None or profile is None or turn.agent_server is None:
-        await _give_up(turn, "The gateway was restarted before the agent was started.")
+    if conversation is None or profile is None:
+        await _give_up(turn, AgentRunFailed("The gateway was restarted, and the profile or conversation is gone."))
         return
-    try:
-        if turn.user_event_seq is None:
+    if turn.agent_server is not None and turn.user_event_seq is None:
+        try:
             turn.user_event_seq = await _find_message(drivers, turn, conversation)
-    except ConversationMissing:
-        turn.user_event_seq = None
-    except AgentServerError as error:
-        logger.warning("turn %s waits for its agent-server: %s", turn.pk, error)
-        return  # its lease runs out again, and the next sweep tries anew
-    if turn.user_event_seq is None:
-        await _give_up(turn, "The gateway was restarted before the agent had the message.")
-        return
-    logger.info("turn %s is taken over", turn.pk)
-    drivers.start(
-        Assignment(
-            turn=turn,
-            conversation=conversation,
-            profile=profile,
-            overrides=LlmOverrides(),
-            parts=(),
-            attached=True,
+        except ConversationMissing:
+            pass  # the agent-server has nothing of it, the message least of all
+        except AgentServerError as error:
+            logger.warning("turn %s waits for its agent-server: %s", turn.pk, error)
+            return  # its lease runs out again, and the next sweep tries anew
+    if turn.user_event_seq is not None:
+        logger.info("turn %s is taken over", turn.pk)
+        assignment = Assignment(
+            turn=turn, conversation=conversation, profile=profile, overrides=LlmOverrides(), parts=(), attached=True
         )
+    else:
+        begun = await writer.run(lambda: _begin_again(turn, conversation, profile))
+        if begun is None:
+            await _give_up(turn, AgentServerUnavailable("The gateway was restarted before the agent was started."))
+            return
+        logger.info("turn %s is begun by this process: the one that opened it died first", turn.pk)
+        assignment = begun
+    live = drivers.start(assignment)
+    if turn.cancel_requested_at is not None:
+        live.request_cancel(turn.cancel_reason)
+
+
+def _begin_again(turn: Turn, conversation: Conversation, profile: Profile) -> Assignment | None:
+    """Return what the driver of a turn needs whose agent never got the message; None if nobody waits for it."""
+    policy = (turn.api_key.on_disconnect if turn.api_key else "") or profile.on_disconnect
+    if policy == OnDisconnect.CANCEL and not audit.is_waited_for(turn):
+        return None
+    chat = chat_request.parse(
+        audit.rebuild_request(turn),
+        client_tools="ignore",
+        accepts_images=True,
+        accepts_remote_images=True,
+        honours_overrides=profile.allows_overrides,
+    )
+    return Assignment(
+        turn=turn,
+        conversation=conversation,
+        profile=profile,
+        overrides=chat.overrides,
+        parts=conversations.parts_for(conversation, transcript=chat.transcript, how=turn.match),
     )
 
 
@@ -178,11 +297,12 @@ async def _find_message(drivers: Drivers, turn: Turn, conversation: Conversation
     return mine[0].seq if mine else None
 
 
-async def _give_up(turn: Turn, message: str) -> None:
+async def _give_up(turn: Turn, error: GatewayError) -> None:
+    """Close a turn that cannot be brought to its end: refused if its agent never began, else abandoned."""
     run = endings.Run(
         showing=Showing(ShowingRules(thoughts="hidden", activity="hidden", holdback_chars=0)), baseline={}
     )
-    ending = endings.abandoned(run, AgentRunFailed(message))
+    ending = endings.failed(run, error) if turn.user_event_seq is None else endings.abandoned(run, error)
     try:
         await writer.run(lambda: audit.close_turn(turn, ending))
     except audit.TurnLost:

@@ -8,6 +8,8 @@ urlpatterns = [
     re_path(r"^v1/models/?$", views.ModelsView.as_view()),
     re_path(r"^v1/models/(?P<model_id>.+?)/?$", views.ModelView.as_view()),
     re_path(r"^v1/chat/completions/?$", views.ChatCompletionsView.as_view()),
+    re_path(r"^v1/chat/completions/(?P<completion_id>[^/]+)/cancel/?$", views.CancelView.as_view()),
+    re_path(r"^v1/chat/completions/(?P<completion_id>[^/]+)/?$", views.CompletionView.as_view()),
     re_path(r"^api/profiles/?$", manage_views.ProfilesView.as_view()),
     re_path(r"^api/profiles/(?P<name>[^/]+)/?$", manage_views.ProfileView.as_view()),
     re_path(r"^api/conversations/(?P<conversation_id>[^/]+)/?$", manage_views.ConversationView.as_view()),

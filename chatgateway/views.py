@@ -6,36 +6,56 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.db.utils import Error as DatabaseError
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
-from chatgateway import audit, conversations, health, turns
+from chatgateway import audit, completions, conversations, health, turns
 from chatgateway.api_view import LARGE_BODY_BYTES, AsyncAPIView, in_thread, json_response
 from chatgateway.audit import Arrival, Asked
-from chatgateway.errors import GatewayError, NotFound
+from chatgateway.delivery import Delivery
+from chatgateway.errors import CompletionInProgress, GatewayError, NotFound
 from chatgateway.exception_handler import error_response
 from chatgateway.live import LiveTurn
-from chatgateway.openai_api import chat_reply, chat_request, model_ids
-from chatgateway.openai_api.chat_reply import ChatStream
+from chatgateway.models import Turn
+from chatgateway.openai_api import chat_request, model_ids, repeat_marks
+from chatgateway.openai_api.chat_reply import ChatStream, CollectedReply
 from chatgateway.openai_api.chat_request import ChatRequest
 from chatgateway.openai_api.error_body import from_failed
+from chatgateway.openai_api.sse import json_bytes
+from chatgateway.stored_reply import ending_of
 from chatgateway.turn_events import TurnFailed
+from chatgateway.turns import Subscription
 from chatgateway.writer import writer
 from profiles import access
 from profiles.authentication import MayChat, address_of
 from profiles.exceptions import UnknownProfile
 from profiles.models import Profile
 
+logger = logging.getLogger(__name__)
+
 CONVERSATION_HEADER = "X-OpenHands-ServerConversation-ID"
 MATCH_HEADER = "X-Gateway-Conversation-Match"
 IGNORED_HEADER = "X-Gateway-Ignored"
+REPLAYED_HEADER = "Idempotent-Replayed"
+
+# Leading white space is part of no JSON value; every client that was tried reads past it.
+PADDING = b" \n"
+# An interrupt is confirmed within milliseconds; a cancel that takes longer is answered while it goes on.
+CANCEL_SECONDS = 5.0
+CANCEL_LOOK_SECONDS = 0.05
+MAX_RETRY_COUNT = 1000
 
 
 class V1View(AsyncAPIView):
@@ -49,31 +69,41 @@ class V1View(AsyncAPIView):
         # What is known of the request so far, for the row of a refusal.
         self.asked = Asked(body=None)
         self.profile: Profile | None = None
-        self.live: LiveTurn | None = None
+        self.subscription: Subscription | None = None
+        self.retry_digest = ""
         self.reply_headers: dict[str, str] = {}
 
     async def refuse(self, error: GatewayError) -> HttpResponse:
         """Answer with the error; a request that opened no turn leaves the row of a refused one."""
         is_authenticated = getattr(self.request, "_authenticator", None) is not None
-        if self.request.method == "POST" and is_authenticated and self.live is None:
+        if self.request.method == "POST" and self.endpoint and is_authenticated and self.subscription is None:
             asked, profile, arrival = self.asked, self.profile, self.arrival()
-            await writer.run(lambda: audit.record_refusal(arrival=arrival, asked=asked, error=error, profile=profile))
+            try:
+                await writer.run(
+                    lambda: audit.record_refusal(arrival=arrival, asked=asked, error=error, profile=profile)
+                )
+            except DatabaseError:
+                # Nothing was started; that the refusal itself cannot be recorded must not hide it from the caller.
+                logger.exception("the refusal of request %s could not be recorded", self.request_id)
         return error_response(error)
 
     def decorate(self, response: HttpResponseBase) -> None:
         for name, value in self.reply_headers.items():
             response[name] = value
+        if self.subscription is not None:
+            response.delivery = Delivery(self.subscription)  # type: ignore[attr-defined]  # read by asgi.ApiHandler
 
     def arrival(self) -> Arrival:
         headers = self.request.headers
-        retry_count = headers.get("X-Stainless-Retry-Count", "")
         return Arrival(
             request_id=self.request_id,
             endpoint=self.endpoint,
             address=address_of(self.request),
             client=_client(headers),
-            retry_count=int(retry_count) if retry_count.isascii() and retry_count.isdigit() else None,
             caller=self.caller,
+            idempotency_key=repeat_marks.key_in(headers),
+            retry_count=_retry_count(headers),
+            retry_digest=self.retry_digest,
         )
 
 
@@ -102,20 +132,20 @@ class ChatCompletionsView(V1View):
         body = await self.read_body()
         chat, profile = await self._understand(body)
         self.asked = _asked(body, chat)
-        live, match = await turns.open_turn(
+        self.subscription = found = await turns.join_or_open(
             arrival=self.arrival(),
             asked=self.asked,
             chat=chat,
             profile=profile,
             requested=_requested_conversation(request, chat),
         )
-        self.live = live
         self.reply_headers = {
-            CONVERSATION_HEADER: str(live.conversation_id),
-            MATCH_HEADER: match,
+            **({CONVERSATION_HEADER: str(found.live.conversation_id)} if found.live.conversation_id else {}),
+            MATCH_HEADER: found.match,
             **({IGNORED_HEADER: ", ".join(chat.ignored)} if chat.ignored else {}),
+            **({REPLAYED_HEADER: "true"} if found.is_replay else {}),
         }
-        return await (self._streamed(live, chat) if chat.stream else self._collected(live, chat))
+        return await (self._streamed(found, chat) if chat.stream else self._collected(found, chat))
 
     async def _understand(self, body: Any) -> tuple[ChatRequest, Profile]:
         """Check the body in the order clients rely on: is it JSON, is there such a model, is the rest right."""
@@ -128,50 +158,48 @@ class ChatCompletionsView(V1View):
             profile = await in_thread(lambda: profile_named(self.caller, model_id))
         self.profile = chosen = profile
 
+        repeat_marks.check_key(self.request.headers)
+
         def parse() -> ChatRequest:
-            return chat_request.parse(
+            chat = chat_request.parse(
                 body,
                 client_tools="ignore" if chosen.client_tools == Profile.ClientTools.IGNORE else "reject",
                 accepts_images=chosen.sees_images,
                 accepts_remote_images=chosen.accepts_remote_images,
                 honours_overrides=chosen.allows_overrides,
             )
+            self.retry_digest = repeat_marks.digest_of(self.endpoint, body, self.request.headers)
+            return chat
 
         is_large = int(self.request.META.get("CONTENT_LENGTH") or 0) > LARGE_BODY_BYTES
         return (await sync_to_async(parse)() if is_large else parse()), chosen
 
-    async def _collected(self, live: LiveTurn, chat: ChatRequest) -> HttpResponse:
-        delivered = False
-        try:
-            ended = await live.result()
-            delivered = True
-        finally:
-            turns.leave(live, self.request_id, delivered=delivered)
-        if isinstance(ended, TurnFailed):
-            raise from_failed(ended)
-        return json_response(
-            chat_reply.completion(
-                reply_id=live.reply_id,
-                created=live.created,
-                model=chat.model,
-                answered=ended,
-                service_tier_sent=chat.service_tier_sent,
-            )
+    async def _collected(self, found: Subscription, chat: ChatRequest) -> HttpResponseBase:
+        live = found.live
+        reply = CollectedReply(
+            reply_id=live.reply_id, created=live.created, model=chat.model, service_tier_sent=chat.service_tier_sent
         )
+        async with self._until_answered(found):
+            try:
+                async with asyncio.timeout(settings.GATEWAY_UNSTREAMED_KEEPALIVE_SECONDS or None):
+                    ended = await live.result()
+            except TimeoutError:
+                return StreamingHttpResponse(_padded(live, reply), content_type="application/json")
+        if isinstance(ended, TurnFailed):
+            raise from_failed(_for_repeaters(ended, found.arrival))
+        return json_response(reply.answered(ended))
 
-    async def _streamed(self, live: LiveTurn, chat: ChatRequest) -> HttpResponseBase:
+    async def _streamed(self, found: Subscription, chat: ChatRequest) -> HttpResponseBase:
         """Send headers once the agent has the message, or a moment after the request: whichever is first."""
-        try:
-            async with asyncio.timeout(settings.GATEWAY_HEADERS_WITHIN_SECONDS):
-                await live.accepted.wait()
-        except TimeoutError:
-            pass
-        except asyncio.CancelledError:
-            turns.leave(live, self.request_id, delivered=False)
-            raise
+        live = found.live
+        async with self._until_answered(found):
+            try:
+                async with asyncio.timeout(settings.GATEWAY_HEADERS_WITHIN_SECONDS):
+                    await live.accepted.wait()
+            except TimeoutError:
+                pass
         if isinstance(live.ended, TurnFailed):
-            turns.leave(live, self.request_id, delivered=True)
-            raise from_failed(live.ended)
+            raise from_failed(_for_repeaters(live.ended, found.arrival))
         stream = ChatStream(
             reply_id=live.reply_id,
             created=live.created,
@@ -179,25 +207,78 @@ class ChatCompletionsView(V1View):
             include_usage=chat.include_usage,
             service_tier_sent=chat.service_tier_sent,
         )
-        response = StreamingHttpResponse(
-            _event_stream(live, stream, self.request_id), content_type="text/event-stream; charset=utf-8"
-        )
+        response = StreamingHttpResponse(_event_stream(live, stream), content_type="text/event-stream; charset=utf-8")
         response["Cache-Control"] = "no-cache, no-transform"
         response["X-Accel-Buffering"] = "no"
         return response
 
+    @asynccontextmanager
+    async def _until_answered(self, found: Subscription) -> AsyncIterator[None]:
+        """A client that goes away before there is a response leaves here; later, its `Delivery` sees it."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            turns.leave(found, delivered=False)
+            raise
 
-async def _event_stream(live: LiveTurn, stream: ChatStream, request_id: str) -> AsyncIterator[bytes]:
-    delivered = False
-    try:
-        yield stream.opening()
-        async for batch in live.batches(quiet_seconds=settings.GATEWAY_PING_SECONDS):
-            chunk = stream.events(batch) if batch else stream.ping()
-            if chunk:
-                yield chunk
-        delivered = True
-    finally:
-        turns.leave(live, request_id, delivered=delivered)
+
+class CompletionView(V1View):
+    """`GET /v1/chat/completions/{id}`: a completion that was made, for whoever lost it."""
+
+    async def get(self, _: Request, completion_id: str) -> HttpResponse:
+        turn = await in_thread(lambda: completions.find(self.caller, completion_id))
+        if turn.conversation_id is not None:
+            self.reply_headers = {CONVERSATION_HEADER: str(turn.conversation_id)}
+        if turn.outcome == Turn.Outcome.OPEN:
+            raise CompletionInProgress("The agent is still at work. Ask again in a moment.")
+        ended = ending_of(turn)
+        if isinstance(ended, TurnFailed):
+            raise from_failed(ended)
+        return json_response(completions.reply_for(turn).answered(ended))
+
+
+class CancelView(V1View):
+    """`POST /v1/chat/completions/{id}/cancel`: stop the agent. Whoever waits for the answer gets an error."""
+
+    async def post(self, _: Request, completion_id: str) -> HttpResponse:
+        turn = await in_thread(lambda: completions.find(self.caller, completion_id))
+        if turn.outcome == Turn.Outcome.OPEN:
+            await turns.cancel(turn.pk, reason="request")
+        give_up_at = time.monotonic() + CANCEL_SECONDS
+        while turn.outcome == Turn.Outcome.OPEN and time.monotonic() < give_up_at:
+            await asyncio.sleep(CANCEL_LOOK_SECONDS)
+            turn = await in_thread(lambda: completions.find(self.caller, completion_id))
+        status = "cancelling" if turn.outcome == Turn.Outcome.OPEN else turn.outcome
+        return json_response({"id": turn.reply_id, "object": "chat.completion.cancellation", "status": status})
+
+
+async def _event_stream(live: LiveTurn, stream: ChatStream) -> AsyncIterator[bytes]:
+    yield stream.opening()
+    async for batch in live.batches(quiet_seconds=settings.GATEWAY_PING_SECONDS):
+        chunk = stream.events(batch) if batch else stream.ping()
+        if chunk:
+            yield chunk
+
+
+async def _padded(live: LiveTurn, reply: CollectedReply) -> AsyncIterator[bytes]:
+    """White space while the agent works, then the JSON: proxies and clients give up on a silent connection.
+
+    The status is spent by then, so a failure has the shape of a completion without choices, and its error beside it.
+    """
+    yield PADDING
+    async for batch in live.batches(quiet_seconds=settings.GATEWAY_PING_SECONDS):
+        if not batch:
+            yield PADDING
+    assert live.ended is not None
+    ended = live.ended
+    yield json_bytes(reply.failed(ended) if isinstance(ended, TurnFailed) else reply.answered(ended))
+
+
+def _for_repeaters(ended: TurnFailed, arrival: Arrival) -> TurnFailed:
+    """A client whose repeat would be recognised is welcome to come again when a turn is handed to another process."""
+    if ended.is_handover and arrival.may_be_repeated:
+        return replace(ended, headers={"Retry-After": "1"})
+    return ended
 
 
 def profile_named(caller: access.Caller, model_id: str) -> Profile:
@@ -223,6 +304,7 @@ def _asked(body: Any, chat: ChatRequest) -> Asked:
         is_stream=chat.stream,
         end_user=chat.end_user or "",
         ignored=chat.ignored,
+        is_stored=chat.store,
     )
 
 
@@ -235,6 +317,12 @@ def _requested_conversation(request: Request, chat: ChatRequest) -> UUID | None:
         return UUID(named.strip())
     except ValueError:
         raise conversations.not_found() from None
+
+
+def _retry_count(headers: Any) -> int | None:
+    """Return how often an OpenAI SDK has tried this request before; None for clients that do not say."""
+    text = headers.get("X-Stainless-Retry-Count", "")
+    return min(int(text), MAX_RETRY_COUNT) if text.isascii() and text.isdigit() and len(text) < 9 else None
 
 
 def _client(headers: Any) -> str:

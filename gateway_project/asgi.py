@@ -85,17 +85,31 @@ class ApiHandler(ASGIHandler):
 
     async def _answer(self, request: ASGIRequest, receive: Receive, send: Send) -> None:
         response = None
+        was_sent = False
         try:
             async with asyncio.TaskGroup() as tasks:
                 leaving = tasks.create_task(self.listen_for_disconnect(receive))
                 response = await self.run_get_response(request)
                 await self.send_response(response, send)
+                was_sent = True
                 leaving.cancel()
         except* RequestAborted:
             pass
         finally:
             if response is not None:
                 response.close()
+                if (delivery := getattr(response, "delivery", None)) is not None:
+                    delivery.over(was_sent=was_sent, is_connected=lambda: _is_connected(receive))
+
+
+def _is_connected(receive: Receive) -> bool:
+    """Whether the connection of a request whose response is over is still there, as uvicorn sees it.
+
+    ASGI itself has no way to ask: after the response, `receive` says "disconnected" in any case.
+    """
+    cycle = getattr(getattr(receive, "__self__", None), "cycle", None)
+    transport = getattr(cycle, "transport", None)
+    return transport is None or not transport.is_closing()
 
 
 class Dispatcher:
@@ -122,6 +136,7 @@ class LimitedBody:
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self._receive = receive
+        self.cycle = getattr(receive, "__self__", None)  # uvicorn's, which knows the connection
         self._headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         self._seen = 0
         self._limit = UNKNOWN_CALLER_BYTES

@@ -286,6 +286,7 @@ CORS_EXPOSE_HEADERS = [
     "x-openhands-serverconversation-id",
     "x-gateway-conversation-match",
     "x-gateway-ignored",
+    "idempotent-replayed",
 ]
 CORS_ALLOWED_ORIGINS = env.list("GATEWAY_CORS_ALLOWED_ORIGINS", default=[])
 
@@ -310,6 +311,9 @@ GATEWAY_CACHE_SECONDS = min(5.0, _number("GATEWAY_CACHE_SECONDS", 5))
 GATEWAY_WORKSPACE_ROOTS = env.list("GATEWAY_WORKSPACE_ROOTS", default=[])
 # The Unix socket of the process that alone has litellm loaded.
 GATEWAY_LLM_SOCKET = env.str("GATEWAY_LLM_SOCKET", default=str(DATA_DIR / "run" / "llm.sock"))
+# An unstreamed reply that takes longer begins with white space, so that proxies and clients do not give up on it. Its
+# status is spent then. 0: never.
+GATEWAY_UNSTREAMED_KEEPALIVE_SECONDS = _number("GATEWAY_UNSTREAMED_KEEPALIVE_SECONDS", 50)
 # Images by reference are passed on to the provider, never fetched here; the profile must allow them.
 GATEWAY_SHUTDOWN_GRACE_SECONDS = _number("GATEWAY_SHUTDOWN_GRACE_SECONDS", 8)
 

@@ -45,6 +45,7 @@ class Caller:
     allowed_profile_ids: frozenset[int] | None
     only_own_conversations: bool
     used_by_one_person: bool
+    on_disconnect: str = ""  # of the key; empty: as the profile says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +141,7 @@ def _caller(secret: ApiKeySecret) -> Caller:
         allowed_profile_ids=allowed,
         only_own_conversations=key.only_own_conversations,
         used_by_one_person=key.used_by_one_person,
+        on_disconnect=key.on_disconnect,
     )
 
 

@@ -84,8 +84,8 @@ def client_with(served: LiveGateway) -> Iterator[Callable[..., OpenAI]]:
     made: list[OpenAI] = []
 
     def make(**options: Any) -> OpenAI:
-        options = {"api_key": served.key, "max_retries": 0, "timeout": 20} | options
-        made.append(OpenAI(base_url=f"{served.url}/v1", **options))
+        given = {"base_url": f"{served.url}/v1", "api_key": served.key, "max_retries": 0, "timeout": 20} | options
+        made.append(OpenAI(**given))
         return made[-1]
 
     yield make

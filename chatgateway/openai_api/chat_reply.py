@@ -7,6 +7,7 @@ emits the same bytes. `ChatStream.events` runs once per token of every open stre
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from chatgateway.openai_api.error_body import error_body
@@ -115,27 +116,41 @@ class ChatStream:
         return unstreamed + self._finish[event.finish_reason] + usage + DONE
 
 
-def completion(
-    *, reply_id: str, created: int, model: str, answered: TurnAnswered, service_tier_sent: bool
-) -> dict[str, Any]:
-    """The collected reply, a `chat.completion`. `created` is in Unix seconds, `model` the id as requested."""
-    message: dict[str, Any] = {
-        "role": "assistant",
-        "content": answered.text,
-        "refusal": None,
-        "annotations": [],
-    }
-    if answered.reasoning:
-        message["reasoning_content"] = answered.reasoning
-    reply: dict[str, Any] = {
-        "id": reply_id,
-        "object": "chat.completion",
-        "created": created,
-        "model": model,
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": answered.finish_reason}],
-        "usage": usage_object(answered.usage),
-        "system_fingerprint": None,
-    }
-    if service_tier_sent:
-        reply["service_tier"] = "default"
-    return reply
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectedReply:
+    """A reply that is not streamed. `created` is in Unix seconds, `model` the id as requested."""
+
+    reply_id: str
+    created: int
+    model: str
+    service_tier_sent: bool
+
+    def answered(self, answered: TurnAnswered) -> dict[str, Any]:
+        """A `chat.completion`."""
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": answered.text,
+            "refusal": None,
+            "annotations": [],
+        }
+        if answered.reasoning:
+            message["reasoning_content"] = answered.reasoning
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answered.finish_reason}
+        return self._object(choices=[choice], usage=usage_object(answered.usage))
+
+    def failed(self, failed: TurnFailed) -> dict[str, Any]:
+        """For a failure when the status is spent: no choices, and the error object beside them. Frameworks raise its
+        message; plain SDKs hand on an object whose `choices` are empty."""
+        return self._object(choices=[], usage=None) | error_body(failed)
+
+    def _object(self, *, choices: list[dict[str, Any]], usage: dict[str, Any] | None) -> dict[str, Any]:
+        tier = {"service_tier": "default"} if self.service_tier_sent else {}
+        return {
+            "id": self.reply_id,
+            "object": "chat.completion",
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+            "usage": usage,
+            "system_fingerprint": None,
+        } | tier

@@ -41,6 +41,7 @@ class ChatRequest:
     `model` is the id as sent. `end_user` is `safety_identifier`, else `user`, else None. `ignored` names the
     parameters that were sent and have no effect. `client_tools_sent` says that tools were
     offered and not switched off by `tool_choice: none`; it can be true only where they are ignored.
+    `store` is false only for a caller that said so.
     `raw` is the whole body without NUL characters; it can be stored as JSON anywhere.
     """
 
@@ -109,7 +110,7 @@ def parse(
         overrides=_overrides(raw, ignored=ignored) if honours_overrides else LlmOverrides(),
         end_user=_end_user(raw),
         metadata=dict(raw.get("metadata") or {}),
-        store=bool(raw.get("store")),
+        store=raw.get("store") is not False,
         service_tier_sent=raw.get("service_tier") is not None,
         ignored=tuple(ignored),
         client_tools_sent=client_tools_sent,

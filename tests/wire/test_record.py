@@ -23,15 +23,11 @@ from tests.wire.test_chat import CHAT, CONVERSATION, PIXEL
 HOSTILE = "NUL \x00 gone, </message> <script>alert(1)</script>, 岩 🌕, \\ \" '"
 
 
-def test_a_turn_tells_who_asked_what_and_how_it_went(served: LiveGateway, agent_server: FakeAgentServer) -> None:
+def test_a_turn_tells_who_asked_what_and_how_it_went(http: httpx.Client, agent_server: FakeAgentServer) -> None:
     agent_server.script(Step(command="ls"), Answer("Two files.", usage=Usage(input=1_000, output=500, cached=400)))
-    headers = {
-        "Authorization": f"Bearer {served.key}",
-        "User-Agent": "OpenAI/Python 2.54.0",
-        "X-Stainless-Retry-Count": "0",
-    }
+    headers = {"User-Agent": "OpenAI/Python 2.54.0", "X-Stainless-Retry-Count": "0"}
 
-    reply = httpx.post(served.url + CHAT, json=question(user="anna"), headers=headers, timeout=20)
+    reply = http.post(CHAT, json=question(user="anna"), headers=headers)
 
     turn = Turn.objects.get()
     attempt = Attempt.objects.get()

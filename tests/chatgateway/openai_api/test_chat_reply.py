@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from chatgateway.openai_api.chat_reply import ChatStream, completion
+from chatgateway.openai_api.chat_reply import ChatStream, CollectedReply
 from chatgateway.openai_api.usage import usage_object
 from chatgateway.turn_events import (
     AnswerShown,
@@ -217,14 +217,18 @@ def test_the_streamed_content_is_the_text_however_it_was_cut(pieces: list[str], 
 # --- collected ---
 
 
-def collected(*, reasoning: str = "", service_tier_sent: bool = False) -> dict[str, Any]:
-    return completion(
+def reply_of(*, service_tier_sent: bool = False) -> CollectedReply:
+    return CollectedReply(
         reply_id="chatcmpl-1",
         created=1_700_000_000,
         model="openhands_default",
-        answered=TurnAnswered(text="Hello.", reasoning=reasoning, finish_reason="stop", usage=COUNTS),
         service_tier_sent=service_tier_sent,
     )
+
+
+def collected(*, reasoning: str = "", service_tier_sent: bool = False) -> dict[str, Any]:
+    answered = TurnAnswered(text="Hello.", reasoning=reasoning, finish_reason="stop", usage=COUNTS)
+    return reply_of(service_tier_sent=service_tier_sent).answered(answered)
 
 
 @pytest.mark.parametrize("service_tier_sent", [True, False])
@@ -242,3 +246,10 @@ def test_what_was_not_shown_or_sent_has_no_key() -> None:
     assert set(reply["choices"][0]["message"]) == {"role", "content", "refusal", "annotations"}
     assert collected(reasoning="ls\n")["choices"][0]["message"]["reasoning_content"] == "ls\n"
     assert collected(service_tier_sent=True)["service_tier"] == "default"
+
+
+def test_a_failure_after_the_status_is_spent_has_no_choices_and_the_error_beside_them() -> None:
+    reply = reply_of().failed(FAILED)
+    assert reply["choices"] == []
+    assert set(reply["error"]) == {"message", "type", "param", "code"}
+    assert (reply["object"], reply["id"], reply["error"]["code"]) == ("chat.completion", "chatcmpl-1", "agent_error")

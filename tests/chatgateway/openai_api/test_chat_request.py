@@ -37,7 +37,8 @@ def test_a_minimal_request_leaves_everything_else_at_its_default() -> None:
     request = parsed(MINIMAL)
     assert request.model == "openhands_default"
     assert request.overrides == LlmOverrides()
-    assert (request.stream, request.include_usage, request.store, request.service_tier_sent) == (False,) * 4
+    assert (request.stream, request.include_usage, request.service_tier_sent) == (False,) * 3
+    assert request.store
     assert (request.end_user, request.metadata, request.ignored, request.client_tools_sent) == (None, {}, (), False)
     assert request.raw == MINIMAL
 

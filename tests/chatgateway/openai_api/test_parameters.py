@@ -164,7 +164,7 @@ def test_a_good_value_is_accepted(name: str, value: Any) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("model", "messages")])
 def test_null_is_the_same_as_absent(name: str) -> None:
     request = request_with(name, None)
-    assert (request.stream, request.include_usage, request.store) == (name == "stream_options", False, False)
+    assert (request.stream, request.include_usage, request.store) == (name == "stream_options", False, True)
     assert (request.ignored, request.end_user, request.metadata) == ((), None, {})
 
 
