@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from chatgateway.errors import InvalidRequest
 from chatgateway.openai_api.canonical import canonical_json, digest
 
-KEY_HEADER = "Idempotency-Key"
+IDEMPOTENCY_KEY = "Idempotency-Key"
 MAX_KEY_CHARS = 255
 # Headers that choose the conversation or say who asks: "continue" sent in two conversations is two requests.
 SELECTING_HEADERS = ("X-OpenHands-ServerConversation-ID",)
@@ -15,13 +15,13 @@ SELECTING_HEADERS = ("X-OpenHands-ServerConversation-ID",)
 
 def key_in(headers: Mapping[str, str]) -> str:
     """Return the client's own name for this request, empty without one."""
-    return headers.get(KEY_HEADER, "").strip()
+    return headers.get(IDEMPOTENCY_KEY, "").strip()
 
 
 def check_key(headers: Mapping[str, str]) -> None:
     """Raise InvalidRequest for a key that is too long to be kept."""
     if len(key_in(headers)) > MAX_KEY_CHARS:
-        raise InvalidRequest(f"The {KEY_HEADER} header is longer than {MAX_KEY_CHARS} characters.")
+        raise InvalidRequest(f"The {IDEMPOTENCY_KEY} header is longer than {MAX_KEY_CHARS} characters.")
 
 
 def digest_of(endpoint: str, body: object, headers: Mapping[str, str]) -> str:
