@@ -16,7 +16,6 @@ from tests import factories
 from tests.fakes.agent_server import FakeAgentServer
 from tests.gateway_process import LiveGateway
 
-
 # How fast examples are made says how busy the machine is, not whether the code is right.
 hypothesis_settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("unhurried")
