@@ -181,7 +181,7 @@ def append_events(turn: Turn, events: Iterable[DurableEvent]) -> None:
                 tool=(event.tool or "")[:100],
                 summary=event.summary[:300],
                 is_error=event.is_error,
-                raw=message_store.storable(event.event),
+                raw=message_store.storable_event(event.event),
                 received_at=event.occurred_at or now,
             )
             for event in events

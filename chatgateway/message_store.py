@@ -20,6 +20,8 @@ from chatgateway.openai_api.canonical import message_digest
 MAX_DEPTH = 40
 # Characters kept of each text of a refused request. An accepted one is kept whole; its size was checked.
 REFUSED_TEXT = 20_000
+# Characters kept of each text of a caller's message where it comes back as an event of the agent-server.
+ECHOED_TEXT = 2_000
 # Integers of JSON beyond 64 bits are refused in requests; a tool's output may hold them.
 _BIGGEST = 2**63
 
@@ -137,6 +139,41 @@ def _image(tenant_id: int, reference: dict[str, Any]) -> Any:
     """Return the data URL, or the reference itself where a refused request contained such an object."""
     image = Image.objects.filter(tenant_id=tenant_id, sha256=str(reference["$image"])[:64]).first()
     return reference if image is None else image.data_url
+
+
+def storable_event(event: dict[str, Any]) -> dict[str, Any]:
+    """Return an agent-server's event as it is stored.
+
+    Of the caller's own message, which the request's record holds, long texts are cut and images replaced by the
+    reference to their row: told histories would otherwise be kept again with every turn that resends them.
+    """
+    kept: dict[str, Any] = storable(event)
+    said = kept.get("llm_message")
+    if kept.get("kind") != "MessageEvent" or kept.get("source") != "user" or not isinstance(said, dict):
+        return kept
+    content = said.get("content")
+    if not isinstance(content, list):
+        return kept
+    return {**kept, "llm_message": {**said, "content": [_echo_of(part) for part in content]}}
+
+
+def _echo_of(part: Any) -> Any:
+    if not isinstance(part, dict):
+        return part
+    text, urls = part.get("text"), part.get("image_urls")
+    if isinstance(text, str) and len(text) > ECHOED_TEXT:
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        cut = {"chars": len(text), "sha256": digest}
+        return {**part, "text": f"{text[: ECHOED_TEXT // 2]}…{text[-ECHOED_TEXT // 2 :]}", "$cut": cut}
+    if isinstance(urls, list):
+        return {**part, "image_urls": [_image_reference(url) for url in urls]}
+    return part
+
+
+def _image_reference(url: Any) -> Any:
+    if not isinstance(url, str) or not url.startswith("data:"):
+        return url
+    return {"$image": hashlib.sha256(url.encode()).hexdigest()}
 
 
 def storable(value: Any, *, limit: int | None = None, depth: int = 0) -> Any:

@@ -12,8 +12,8 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
+from io import BytesIO
 from typing import Any
-from uuid import uuid4
 
 import django
 
@@ -25,11 +25,14 @@ from django.conf import settings  # noqa: E402
 from django.core.exceptions import RequestAborted  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest, get_script_prefix  # noqa: E402
 from django.db import close_old_connections  # noqa: E402
+from django.http import HttpRequest  # noqa: E402
+from django.http.response import HttpResponseBase  # noqa: E402
 from django.urls import set_script_prefix  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from chatgateway.errors import GatewayError, InvalidRequest  # noqa: E402
 from chatgateway.exception_handler import error_response  # noqa: E402
+from chatgateway.middleware import ApiCors, RequestIdentity  # noqa: E402
 from profiles import access  # noqa: E402
 from profiles.authentication import key_in_headers  # noqa: E402
 from profiles.exceptions import UnknownKey  # noqa: E402
@@ -116,6 +119,7 @@ class Dispatcher:
     def __init__(self) -> None:
         self.api = ApiHandler()
         self.site = ASGIHandler()
+        self.refuse = RequestIdentity(ApiCors(_refused))  # type: ignore[arg-type]  # async, as what it wraps is
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -128,7 +132,9 @@ class Dispatcher:
         await self.api(scope, body.receive, send)
         if body.is_too_large:
             await body.discard()
-            await _send_error(body.error(), send)
+            request = ASGIRequest(scope, BytesIO())
+            request.META["gateway.refusal"] = body.error()
+            await self.api.send_response(await self.refuse(request), send)
 
 
 class LimitedBody:
@@ -191,12 +197,9 @@ class LimitedBody:
         )
 
 
-async def _send_error(error: GatewayError, send: Send) -> None:
-    response = error_response(error)
-    response["x-request-id"] = f"req_{uuid4().hex}"
-    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
-    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-    await send({"type": "http.response.body", "body": response.content})
+async def _refused(request: HttpRequest) -> HttpResponseBase:
+    """The view behind the middleware of a request whose body was not let in."""
+    return error_response(request.META["gateway.refusal"])
 
 
 application = Dispatcher()

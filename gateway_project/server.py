@@ -9,10 +9,13 @@ from types import FrameType
 
 import uvicorn
 from django.conf import settings
+from django.db.utils import Error as DatabaseError
+from django.utils import timezone
 
 from chatgateway import drivers, turns
+from chatgateway.api_view import in_thread
 from chatgateway.writer import writer
-from profiles import bookkeeping
+from profiles import access, bookkeeping
 
 logger = logging.getLogger(__name__)
 
@@ -41,15 +44,16 @@ class GatewayServer(uvicorn.Server):
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        adopter = asyncio.create_task(_adopt_forever())
+        chores = [asyncio.create_task(_adopt_forever()), asyncio.create_task(_keep_warm_forever())]
         try:
             await super().serve(sockets)
         finally:
-            adopter.cancel()
+            for chore in chores:
+                chore.cancel()
             if self._drain is None:
                 self._begin_drain()
             assert self._drain is not None
-            await asyncio.gather(self._drain, adopter, return_exceptions=True)
+            await asyncio.gather(self._drain, *chores, return_exceptions=True)
             writer.close(timeout_seconds=5)
 
     _loop: asyncio.AbstractEventLoop | None = None
@@ -64,6 +68,17 @@ async def _adopt_forever() -> None:
             # The outer edge of a background loop: the next round may fare better, and the log says what was wrong.
             logger.exception("turns of dead processes could not be taken over")
         await asyncio.sleep(ADOPT_SECONDS)
+
+
+async def _keep_warm_forever() -> None:
+    """Read keys and profiles that are in use again before they are too old to be believed."""
+    while settings.GATEWAY_CACHE_SECONDS > 0:
+        await asyncio.sleep(settings.GATEWAY_CACHE_SECONDS / 2)
+        try:
+            await in_thread(lambda: access.refresh(now=timezone.now()))
+        except DatabaseError as error:
+            # Requests ask the database themselves then, and tell their callers.
+            logger.warning("keys and profiles could not be read again: %s", error)
 
 
 def run(*, host: str, port: int) -> None:

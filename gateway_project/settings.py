@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import django_stubs_ext
 import environ
@@ -25,8 +28,6 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
-if os.environ.get("GATEWAY_READ_DOTENV", "true").lower() != "false":
-    environ.Env.read_env(BASE_DIR / ".env")
 
 
 def _secret(name: str, default: str = "") -> str:
@@ -86,6 +87,58 @@ def _choice(name: str, default: str, allowed: set[str]) -> str:
     return value
 
 
+def _list(name: str, default: list[str] | None = None) -> list[str]:
+    return [text.strip() for text in env.list(name, default=default or []) if text.strip()]
+
+
+def _is_web_address(text: str, *, may_have_path: bool) -> bool:
+    try:
+        parts = urlsplit(text)
+        is_whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        return False
+    return (
+        is_whole and not (parts.query or parts.fragment or re.search(r"\s", text)) and (may_have_path or not parts.path)
+    )
+
+
+def _url(name: str, default: str = "") -> str:
+    value: str = env.str(name, default=default).strip().rstrip("/")
+    if value and not _is_web_address(value, may_have_path=True):
+        raise ImproperlyConfigured(f"{name}={value!r}: write a URL such as https://gateway.example.com.")
+    return value
+
+
+def _origins(name: str) -> list[str]:
+    for origin in (values := _list(name)):
+        if not _is_web_address(origin, may_have_path=False):
+            raise ImproperlyConfigured(f"{name}: {origin!r} is no origin. Write them as https://chat.example.com.")
+    return values
+
+
+def _hosts(name: str, default: list[str]) -> list[str]:
+    for host in (values := _list(name, default)):
+        if re.search(r"[\s/?#@]", host) or re.fullmatch(r"[^:]+:\d*", host):
+            raise ImproperlyConfigured(f"{name}: {host!r} is no host name. Write it without scheme, port and path.")
+    return values
+
+
+def _paths(name: str) -> list[str]:
+    for path in (values := _list(name)):
+        if not path.startswith("/"):
+            raise ImproperlyConfigured(f"{name}: {path!r} is no absolute path.")
+    return values
+
+
+def _time_zone(name: str, default: str) -> str:
+    value: str = env.str(name, default=default)
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ImproperlyConfigured(f"{name}={value!r} is no time zone. Write one such as Europe/Berlin.") from None
+    return value
+
+
 def _bootstrap_key() -> tuple[str, str]:
     """The name of the variable that fixes the first key, and its value; both empty when none does."""
     for name in ("GATEWAY_BOOTSTRAP_API_KEY", "OH_SESSION_API_KEYS_0"):
@@ -125,6 +178,8 @@ def _data_file(name: str, *, length: int) -> str:
     return path.read_text().strip()
 
 
+if _boolean("GATEWAY_READ_DOTENV", default=True):
+    environ.Env.read_env(BASE_DIR / ".env")
 DATA_DIR = _data_directory()
 DEBUG = _boolean("GATEWAY_DEBUG", default=False)
 
@@ -141,8 +196,8 @@ GATEWAY_ENCRYPTION_KEYS = [
 # Mixed into the digest of every API key, so that a stolen database alone cannot be used to test guesses.
 GATEWAY_API_KEY_PEPPER = _secret("GATEWAY_API_KEY_PEPPER") or _data_file("pepper", length=32)
 
-ALLOWED_HOSTS = env.list("GATEWAY_ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]", "host.docker.internal"])
-CSRF_TRUSTED_ORIGINS = env.list("GATEWAY_CSRF_TRUSTED_ORIGINS", default=[])
+ALLOWED_HOSTS = _hosts("GATEWAY_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]", "host.docker.internal"])
+CSRF_TRUSTED_ORIGINS = _origins("GATEWAY_CSRF_TRUSTED_ORIGINS")
 
 # --- applications ---------------------------------------------------------------------------------------------
 INSTALLED_APPS = [
@@ -193,12 +248,16 @@ TEMPLATES: list[dict[str, Any]] = [
 
 # --- database -------------------------------------------------------------------------------------------------
 DATABASE_URL = _secret("GATEWAY_DATABASE_URL") or f"sqlite:///{DATA_DIR / 'gateway.sqlite3'}"
+DATABASE_POOL_SIZE = _integer("GATEWAY_DATABASE_POOL_SIZE", 16, minimum=2)
 
 
 def _database(url: str) -> dict[str, Any]:
-    config: dict[str, Any] = env.db_url_config(url)
+    try:
+        config: dict[str, Any] = env.db_url_config(url)
+    except ValueError:  # not repeated: the URL may hold a password
+        config = {}
     config["CONN_MAX_AGE"] = 0  # under ASGI a kept connection belongs to a thread that may serve no one for minutes
-    if config["ENGINE"] == "django.db.backends.sqlite3":
+    if config.get("ENGINE") == "django.db.backends.sqlite3":
         # IMMEDIATE: a deferred transaction that turns into a writer fails at once with "database is locked".
         config["OPTIONS"] = {
             "transaction_mode": "IMMEDIATE",
@@ -207,11 +266,11 @@ def _database(url: str) -> dict[str, Any]:
         }
         # A file, not memory: the writer thread, the tests and the live server each have a connection.
         config["TEST"] = {"NAME": str(Path(config["NAME"]).with_name(f"test-{os.getpid()}.sqlite3"))}
-    elif config["ENGINE"] == "django.db.backends.postgresql":
+    elif config.get("ENGINE") == "django.db.backends.postgresql":
         config["OPTIONS"] = {
             "pool": {
                 "min_size": 1,
-                "max_size": _integer("GATEWAY_DATABASE_POOL_SIZE", 16, minimum=2),
+                "max_size": DATABASE_POOL_SIZE,
                 "timeout": 10,
             }
         }
@@ -225,7 +284,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # --- web ------------------------------------------------------------------------------------------------------
 LANGUAGE_CODE = "en"
-TIME_ZONE = env.str("GATEWAY_TIME_ZONE", default="UTC")
+TIME_ZONE = _time_zone("GATEWAY_TIME_ZONE", "UTC")
 USE_TZ = True
 STATIC_URL = "/static/"
 STATIC_ROOT = DATA_DIR / "static"
@@ -237,7 +296,7 @@ SESSION_COOKIE_SAMESITE = "Lax"
 # Proxies whose X-Forwarded-For is believed. Anybody else could write any address there.
 GATEWAY_TRUSTED_PROXIES = _networks("GATEWAY_TRUSTED_PROXIES")
 # Where this gateway is reached, for links, printed commands and the profile test.
-GATEWAY_PUBLIC_URL = env.str("GATEWAY_PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
+GATEWAY_PUBLIC_URL = _url("GATEWAY_PUBLIC_URL", "http://127.0.0.1:8000")
 
 # What a page of the admin may load: nothing from any other host. 'unsafe-eval' and style attributes are what the
 # theme's Alpine needs; no inline script and no inline style sheet is allowed. The one consequence to remember:
@@ -288,7 +347,7 @@ CORS_EXPOSE_HEADERS = [
     "x-gateway-ignored",
     "idempotent-replayed",
 ]
-CORS_ALLOWED_ORIGINS = env.list("GATEWAY_CORS_ALLOWED_ORIGINS", default=[])
+CORS_ALLOWED_ORIGINS = _origins("GATEWAY_CORS_ALLOWED_ORIGINS")
 
 # Nothing is looked up here: the views of /v1 and /api name their own classes (style: go to definition works).
 REST_FRAMEWORK: dict[str, Any] = {
@@ -308,7 +367,7 @@ GATEWAY_QUEUE_LIMIT = _integer("GATEWAY_QUEUE_LIMIT", 200)
 # How long a key or profile may be served from a process's memory after another process changed it.
 GATEWAY_CACHE_SECONDS = min(5.0, _number("GATEWAY_CACHE_SECONDS", 5))
 # Directories under which a profile may fix its workspace, as the agent-servers see them.
-GATEWAY_WORKSPACE_ROOTS = env.list("GATEWAY_WORKSPACE_ROOTS", default=[])
+GATEWAY_WORKSPACE_ROOTS = _paths("GATEWAY_WORKSPACE_ROOTS")
 # The Unix socket of the process that alone has litellm loaded.
 GATEWAY_LLM_SOCKET = env.str("GATEWAY_LLM_SOCKET", default=str(DATA_DIR / "run" / "llm.sock"))
 # An unstreamed reply that takes longer begins with white space, so that proxies and clients do not give up on it. Its
@@ -319,6 +378,8 @@ GATEWAY_SHUTDOWN_GRACE_SECONDS = _number("GATEWAY_SHUTDOWN_GRACE_SECONDS", 8)
 
 # --- Celery ---------------------------------------------------------------------------------------------------
 CELERY_BROKER_URL = _secret("GATEWAY_CELERY_BROKER_URL") or f"sqla+sqlite:///{DATA_DIR / 'broker.sqlite3'}"
+if not re.match(r"[a-z][a-z0-9+]*://", CELERY_BROKER_URL):
+    raise ImproperlyConfigured("GATEWAY_CELERY_BROKER_URL must be a URL, such as redis://host:6379/0 or amqp://…")
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
@@ -332,7 +393,7 @@ GATEWAY_BOOTSTRAP_API_KEY_NAME, GATEWAY_BOOTSTRAP_API_KEY = _bootstrap_key()
 # With a model, every start keeps the profile "default" as these say. Without, a demo LLM is started.
 LLM_MODEL = env.str("LLM_MODEL", default="").strip()
 LLM_API_KEY = _secret("LLM_API_KEY")
-LLM_BASE_URL = env.str("LLM_BASE_URL", default="").strip()
+LLM_BASE_URL = _url("LLM_BASE_URL")
 # A Python that has openhands-agent-server, in place of the environment that `up` builds.
 GATEWAY_AGENT_PYTHON = env.str("GATEWAY_AGENT_PYTHON", default="")
 

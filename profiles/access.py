@@ -4,14 +4,16 @@ What was found is kept in this process for at most GATEWAY_CACHE_SECONDS; what w
 time. So a new key or profile works at once everywhere, and a change or removal at once in the process that made it
 (it calls one of the `forget_…` functions) and within that time in all others.
 
-The `cached_…` functions never touch the database and may be called on an event loop; the others query.
+The `cached_…` functions never touch the database and may be called on an event loop; the others query. `refresh`,
+called in the background, reads what was used lately again before it is too old, so that people who think between
+their messages need not wait for these queries either.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -66,9 +68,16 @@ _callers: dict[str, _KnownCaller] = {}
 _profiles: dict[str, _KnownProfile] = {}
 # Prefixes that this process has met in the database; the limit on unknown ones does not apply to them.
 _prefixes: set[str] = set()
+# When something was last asked for, by its key in the two dictionaries.
+_used_at: dict[str, dt.datetime] = {}
 # Counts the calls of `forget_…`: a row that was read before one of them must not be stored after it.
 _generation = 0
 _lock = threading.Lock()
+
+# How long after its last use something is still read again; after that it waits to be asked for.
+KEPT_WARM_SECONDS = 900
+# Of each kind, those used last: the queries of a refresh stay small whatever comes in.
+MAXIMUM_KEPT_WARM = 200
 
 
 # --- who is calling -----------------------------------------------------------------------------------------------
@@ -101,6 +110,7 @@ def caller_for(key_text: str, *, now: dt.datetime) -> Caller:
     with _lock:
         if generation == _generation:
             _callers[secret.digest] = found
+            _used_at[secret.digest] = now
     return found.caller
 
 
@@ -116,6 +126,7 @@ def cached_caller(key_text: str, *, now: dt.datetime) -> Caller | None:
     if has_expired or not _is_fresh(known.looked_up_at, now):
         _callers.pop(digest, None)
         return None
+    _used_at[digest] = now
     return known.caller
 
 
@@ -168,6 +179,7 @@ def profile_for(caller: Caller, slug: str, *, now: dt.datetime | None = None) ->
     with _lock:
         if generation == _generation:
             _profiles[slug] = _KnownProfile(profile=profile, looked_up_at=now)
+            _used_at[slug] = now
     if not _is_visible(caller, profile):
         raise UnknownProfile(slug)
     # Asked of the database even where `caller` says no: a profile added to a key works at once.
@@ -181,12 +193,14 @@ def cached_profile_for(caller: Caller, slug: str, *, now: dt.datetime | None = N
 
     No database, no waiting. None says nothing about whether there is such a profile: `profile_for` does.
     """
+    now = now or timezone.now()
     known = _profiles.get(slug)
     if known is None:
         return None
-    if not _is_fresh(known.looked_up_at, now or timezone.now()):
+    if not _is_fresh(known.looked_up_at, now):
         _profiles.pop(slug, None)
         return None
+    _used_at[slug] = now
     may_use = _is_visible(caller, known.profile) and _is_allowed(caller, known.profile)
     return known.profile if may_use else None
 
@@ -222,6 +236,50 @@ def _is_slug(text: str) -> bool:
     return True
 
 
+# --- keeping warm -------------------------------------------------------------------------------------------------
+
+
+def refresh(*, now: dt.datetime) -> None:
+    """Read again what was used in the last KEPT_WARM_SECONDS, and drop what is too old to be used.
+
+    Two queries, one more for each key that is limited to some profiles; none when nothing was used.
+    """
+    generation = _generation
+    digests, slugs = _used_lately(_callers, now), _used_lately(_profiles, now)
+    callers, profiles = {}, {}
+    if digests:
+        live = ApiKeySecret.objects.select_related("api_key__tenant").filter(
+            digest__in=digests, api_key__revoked_at__isnull=True
+        )
+        for secret in live:
+            expires_at = _earlier(secret.expires_at, secret.api_key.expires_at)
+            callers[secret.digest] = _KnownCaller(caller=_caller(secret), expires_at=expires_at, looked_up_at=now)
+    if slugs:
+        usable = Profile.objects.usable().filter(slug__in=slugs)
+        profiles = {row.slug: _KnownProfile(profile=row, looked_up_at=now) for row in usable}
+    with _lock:
+        if generation == _generation:
+            _replace(_callers, callers, digests, now=now)
+            _replace(_profiles, profiles, slugs, now=now)
+            for name in _used_at.keys() - _callers.keys() - _profiles.keys():
+                del _used_at[name]
+
+
+def _used_lately(known: Mapping[str, object], now: dt.datetime) -> list[str]:
+    since = now - dt.timedelta(seconds=KEPT_WARM_SECONDS)
+    used = [(at, name) for name in list(known) if (at := _used_at.get(name)) is not None and at > since]
+    return [name for _, name in sorted(used, reverse=True)[:MAXIMUM_KEPT_WARM]]
+
+
+def _replace[T: (_KnownCaller, _KnownProfile)](
+    known: dict[str, T], found: dict[str, T], asked: list[str], *, now: dt.datetime
+) -> None:
+    """Put what was found in place of what was asked for."""
+    for name in [*asked, *(name for name, entry in known.items() if not _is_fresh(entry.looked_up_at, now))]:
+        known.pop(name, None)
+    known.update(found)
+
+
 # --- forgetting ---------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +289,7 @@ def forget_all() -> None:
         _callers.clear()
         _profiles.clear()
         _prefixes.clear()
+        _used_at.clear()
 
 
 def forget_profile(slug: str) -> None:

@@ -6,12 +6,14 @@ Also the parts every list shares: how times, amounts and states are written, and
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import UUID
 
+from django.contrib.admin import SimpleListFilter
 from django.db import models
+from django.db.models import Q
 from django.db.models.expressions import Combinable
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
@@ -32,6 +34,8 @@ else:
 
 __all__ = [
     "AdminSite",
+    "Choice",
+    "ChoiceFilter",
     "ModelAdmin",
     "ReadOnlyAdmin",
     "RelatedFilter",
@@ -108,6 +112,27 @@ class RelatedFilter(AutocompleteSelectFilter):
     def __init__(self, field: Any, *arguments: Any, **more: Any) -> None:
         super().__init__(field, *arguments, **more)
         self.title = field.related_model._meta.verbose_name
+
+
+class Choice(NamedTuple):
+    """What a filter offers: how it stands in the URL, what it is called, and which rows it keeps."""
+
+    value: str
+    title: str
+    keeps: Callable[[], Q]
+
+
+class ChoiceFilter(SimpleListFilter):
+    """A filter that offers a few conditions of our own; each is made when it is asked for, as some speak of now."""
+
+    offers: Iterable[Choice] = ()
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(choice.value, choice.title) for choice in self.offers]
+
+    def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any]:
+        chosen = next((choice for choice in self.offers if choice.value == self.value()), None)
+        return queryset if chosen is None else queryset.filter(chosen.keeps())
 
 
 class ReadOnlyAdmin(ModelAdmin[M]):

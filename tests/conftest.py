@@ -8,11 +8,17 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from openai import OpenAI
 
 from tests import factories
 from tests.fakes.agent_server import FakeAgentServer
 from tests.gateway_process import LiveGateway
+
+# How fast examples are made says how busy the machine is, not whether the code is right.
+hypothesis_settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("unhurried")
 
 
 @pytest.hookimpl(tryfirst=True)

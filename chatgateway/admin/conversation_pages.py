@@ -17,7 +17,8 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 
 from chatgateway.admin import turn_story
-from chatgateway.admin.turn_pages import MATCHES, OUTCOMES, PeriodFilter, cost_told, tokens_told
+from chatgateway.admin.filters import LastOutcomeFilter, StartedFilter, SumFilter
+from chatgateway.admin.turn_pages import MATCHES, OUTCOMES, cost_told, tokens_told
 from chatgateway.models import Conversation, Turn
 from profiles.admin_theme import ReadOnlyAdmin, RelatedFilter, as_uuid, column, duration, is_list, moment, usd
 
@@ -32,11 +33,6 @@ _STATES = {
 }
 # Something was spent, and nobody knows how much.
 _UNPRICED = Q(cost_usd__isnull=True) & (Q(input_tokens__gt=0) | Q(output_tokens__gt=0))
-
-
-class StartedFilter(PeriodFilter):
-    title = "started"
-    column_name = "created_at"
 
 
 @admin.register(Conversation)
@@ -59,6 +55,8 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
     )
     list_filter = (
         StartedFilter,
+        LastOutcomeFilter,
+        SumFilter,
         "state",
         ("tenant", RelatedFilter),
         ("profile", RelatedFilter),

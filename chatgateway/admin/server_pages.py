@@ -84,7 +84,7 @@ class AgentServerAdmin(ModelAdmin[AgentServer]):
     empty_text = "Agents run on agent-servers. The gateway's start command brings one; others are added here."
     form = ServerForm
     list_display = ("name", "url", "state_told", "health_told", "load", "version", "bound")
-    list_filter = ("state", "health")
+    list_filter = ("state", "health", "version")
     search_fields = ("name", "url")
     autocomplete_fields = ("profiles",)
     readonly_fields = ("health_now", "version_told", "tools_told")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from django.utils import timezone
 
 from chatgateway import audit
 from chatgateway.admin import frames, turn_story
+from chatgateway.admin.filters import CostFilter, DurationFilter, PeriodFilter
 from chatgateway.models import Event, Turn
 from profiles.admin_theme import ReadOnlyAdmin, RelatedFilter, as_uuid, column, duration, is_list, moment, usd
 
@@ -54,24 +54,6 @@ _LIST_COLUMNS = (
 )  # fmt: skip
 
 
-class PeriodFilter(admin.SimpleListFilter):
-    """The last hour, day, week or month, counted back from now."""
-
-    title = "time"
-    parameter_name = "within"
-    column_name = "opened_at"
-    _hours = {"1h": 1, "24h": 24, "7d": 24 * 7, "30d": 24 * 30}
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("1h", "Last hour"), ("24h", "Last 24 hours"), ("7d", "Last 7 days"), ("30d", "Last 30 days")]
-
-    def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any]:
-        hours = self._hours.get(self.value() or "")
-        if hours is None:
-            return queryset
-        return queryset.filter(**{f"{self.column_name}__gte": timezone.now() - dt.timedelta(hours=hours)})
-
-
 @admin.register(Turn)
 class TurnAdmin(ReadOnlyAdmin[Turn]):
     """The record. No list, search field or title holds a word of what was asked or answered."""
@@ -84,6 +66,8 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
     list_filter = (
         PeriodFilter,
         "outcome",
+        DurationFilter,
+        CostFilter,
         ("tenant", RelatedFilter),
         ("profile", RelatedFilter),
         ("api_key", RelatedFilter),

@@ -16,6 +16,8 @@ from profiles.models import Profile
 AGENT_USER_PAGE = "docs/explanation/what-an-agent-can-read.md"
 EXPOSURE_PAGE = "docs/how-to/serve-a-network.md"
 _RUN = "uv run python manage.py"
+_NEW_PASSWORD = f"{_RUN} reset_admin_password"
+_NEW_KEY = f"{_RUN} mint_key --tenant {TENANT} --name laptop"
 _KEY_VARIABLE = "GATEWAY_KEY"
 
 
@@ -68,13 +70,13 @@ def _rows(terminal: Terminal, ready: Ready) -> list[tuple[str, str]]:
     if access.password:
         login = f"{access.username}  {terminal.strong(access.password)}"
     else:
-        login = f"{access.username}, password {in_file}or anew: {_RUN} reset_admin_password"
+        login = f"{access.username}, password {in_file}or anew: {_NEW_PASSWORD}"
     if access.key:
         key = terminal.strong(access.key)
     elif ready.given_key_variable:
         key = f"as in {ready.given_key_variable}"
     else:
-        key = f"{in_file}or anew: {_RUN} mint_key --tenant {TENANT} --name laptop"
+        key = f"{in_file}or anew: {_NEW_KEY}"
     rows = [
         ("Admin", f"{ready.public_url}/admin/"),
         ("Login", login),
@@ -82,7 +84,10 @@ def _rows(terminal: Terminal, ready: Ready) -> list[tuple[str, str]]:
         ("API key", key),
     ]
     if access.password or access.key:
-        rows.append(("", terminal.dim(f"also in {ready.first_login_path} until the first login")))
+        rows += [
+            ("", terminal.dim(f"also in {ready.first_login_path} until the first login; anew:")),
+            ("", terminal.dim(f"{_NEW_PASSWORD}, or {_NEW_KEY}")),
+        ]
     rows.append(("Model", _model(terminal, ready.profile)))
     return rows
 

@@ -7,7 +7,6 @@ the supervisor; what it does with the database runs in threads.
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import secrets
 import shutil
@@ -19,9 +18,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from django.conf import settings
+from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
-from django.core.management.base import SystemCheckError
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 
@@ -330,10 +329,9 @@ class Start:
 
 
 def _check_settings() -> None:
-    try:
-        call_command("check", stdout=io.StringIO())
-    except SystemCheckError as error:
-        raise StartFailed(" ".join(str(error).split())) from error
+    wrong = [found for found in checks.run_checks() if found.is_serious()]
+    if wrong:
+        raise StartFailed(" ".join(f"{found.msg} {found.hint or ''}".strip() for found in wrong))
 
 
 def _migrate() -> str:

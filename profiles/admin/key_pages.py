@@ -21,7 +21,7 @@ from django.utils import timezone
 from profiles import issuing
 from profiles.admin.key_forms import KeyForm, RevokeForm, RotateForm
 from profiles.admin.profile_pages import forget_everything
-from profiles.admin_theme import ModelAdmin, RelatedFilter, column, detail_action, moment
+from profiles.admin_theme import Choice, ChoiceFilter, ModelAdmin, RelatedFilter, column, detail_action, moment
 from profiles.exceptions import InvalidKey
 from profiles.models import ApiKey, ApiKeySecret, Profile
 
@@ -64,6 +64,30 @@ class StateFilter(admin.SimpleListFilter):
                 return queryset.filter(unexpired, revoked_at__isnull=True)
 
 
+class LastUsedFilter(ChoiceFilter):
+    title = "last used"
+    parameter_name = "used"
+    offers = (
+        Choice("24h", "In the last 24 hours", lambda: Q(last_used_at__gte=timezone.now() - dt.timedelta(hours=24))),
+        Choice(
+            "unused",
+            "Not in 30 days",
+            lambda: Q(last_used_at__isnull=True) | Q(last_used_at__lt=timezone.now() - dt.timedelta(days=30)),
+        ),
+        Choice("never", "Never", lambda: Q(last_used_at__isnull=True)),
+    )
+
+
+class ExpiryFilter(ChoiceFilter):
+    title = "expiry"
+    parameter_name = "expires"
+    offers = (
+        Choice("7d", "Within 7 days", lambda: Q(expires_at__lte=timezone.now() + dt.timedelta(days=7))),
+        Choice("30d", "Within 30 days", lambda: Q(expires_at__lte=timezone.now() + dt.timedelta(days=30))),
+        Choice("never", "Never", lambda: Q(expires_at__isnull=True)),
+    )
+
+
 @admin.register(ApiKey)
 class ApiKeyAdmin(ModelAdmin[ApiKey]):
     """Keys are written through `issuing` only; a revoked one can be read and deleted, not changed."""
@@ -72,7 +96,15 @@ class ApiKeyAdmin(ModelAdmin[ApiKey]):
     empty_text = "Callers need one. Its secret is shown once, with a curl command to try it."
     form = KeyForm
     list_display = ("name", "prefixes", "tenant", "scopes", "profiles_allowed", "last_used", "expires", "state")
-    list_filter = (StateFilter, ("tenant", RelatedFilter), "can_chat", "can_manage", "is_global")
+    list_filter = (
+        StateFilter,
+        LastUsedFilter,
+        ExpiryFilter,
+        ("tenant", RelatedFilter),
+        "can_chat",
+        "can_manage",
+        "is_global",
+    )
     list_filter_submit = True
     search_fields = ("name", "secrets__prefix", "tenant__name")
     search_help_text = "Name, tenant, or the prefix of a key: the 8 characters after gw-."
@@ -84,7 +116,11 @@ class ApiKeyAdmin(ModelAdmin[ApiKey]):
     _limits = (
         ("What it may do", {"fields": ("can_chat", "can_manage", "is_global")}),
         ("Which profiles", {"fields": ("allows_all_profiles", "allowed_profiles")}),
+<<<<<<< HEAD
         ("Conversations", {"fields": ("used_by_one_person", "only_own_conversations", "on_disconnect")}),
+=======
+        ("Conversations", {"fields": ("only_own_conversations",)}),
+>>>>>>> audit
     )
     add_fieldsets = ((None, {"fields": ("tenant", "name", "expires_at", "notes")}), *_limits)
     fieldsets = (  # type: ignore[assignment]  # a tuple of more shapes than the stubs foresee
@@ -167,7 +203,7 @@ class ApiKeyAdmin(ModelAdmin[ApiKey]):
             issuing.save_key(obj)
             return
         columns = ["tenant", "name", "can_chat", "can_manage", "is_global", "only_own_conversations"]
-        columns += ["used_by_one_person", "expires_at", "notes"]
+        columns += ["expires_at", "notes"]
         made, text = issuing.create_key(
             **{name: form.cleaned_data[name] for name in columns}, profiles=form.chosen_profiles
         )

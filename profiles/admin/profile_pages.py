@@ -9,7 +9,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.db import models, transaction
-from django.db.models import Count, OuterRef, Subquery
+from django.db.models import Count, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponseRedirect
 from django.http.response import HttpResponseBase
@@ -20,7 +20,17 @@ from profiles import access
 from profiles.admin.profile_form import ProfileForm
 from profiles.admin.profile_trial import trial_page
 from profiles.admin.secret_fields import secret_formfield
-from profiles.admin_theme import ModelAdmin, RelatedFilter, column, detail_action, is_list, moment, usd
+from profiles.admin_theme import (
+    Choice,
+    ChoiceFilter,
+    ModelAdmin,
+    RelatedFilter,
+    column,
+    detail_action,
+    is_list,
+    moment,
+    usd,
+)
 from profiles.fields import EncryptedTextField
 from profiles.models import Profile
 
@@ -39,6 +49,26 @@ _SOURCES = {
 }
 
 
+class FailuresFilter(ChoiceFilter):
+    title = "failures in 24 h"
+    parameter_name = "failures"
+    offers = (Choice("some", "Some", lambda: Q(failures_today__gt=0)),)
+
+
+class LastTurnFilter(ChoiceFilter):
+    title = "last turn"
+    parameter_name = "last_turn"
+    offers = (
+        Choice("24h", "In the last 24 hours", lambda: Q(last_turn_at__gte=timezone.now() - dt.timedelta(hours=24))),
+        Choice(
+            "unused",
+            "None in 30 days",
+            lambda: Q(last_turn_at__isnull=True) | Q(last_turn_at__lt=timezone.now() - dt.timedelta(days=30)),
+        ),
+        Choice("never", "Never", lambda: Q(last_turn_at__isnull=True)),
+    )
+
+
 @admin.register(Profile)
 class ProfileAdmin(ModelAdmin[Profile]):
     """Where an administrator says what callers get."""
@@ -47,7 +77,7 @@ class ProfileAdmin(ModelAdmin[Profile]):
     empty_text = "A profile is an LLM with its key, tools and limits. Callers name it as their model."
     form = ProfileForm
     list_display = ("model_name", "llm_model", "is_enabled", "made_by", "owner", "agent", "last_turn", "failures")
-    list_filter = ("is_enabled", "source", ("owner", RelatedFilter))
+    list_filter = ("is_enabled", FailuresFilter, LastTurnFilter, "llm_model", "source", ("owner", RelatedFilter))
     list_filter_submit = True
     search_fields = ("slug", "llm_model", "description")
     list_select_related = ("owner",)

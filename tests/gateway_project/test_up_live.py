@@ -128,6 +128,13 @@ def up(directory: Path) -> Iterator[Up]:
         started.kill()
 
 
+# Prints the environment of the shell and of whatever started it, as far as they can be read.
+READ_ANCESTORS = (
+    "p=$$; while [ $p -gt 1 ]; do echo at $p; tr '\\0' '\\n' < /proc/$p/environ 2>&1; "
+    "p=$(sed -n 's/^PPid:.//p' /proc/$p/status); done"
+)
+
+
 def _environment_of(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/environ").read_text(errors="replace")
@@ -141,7 +148,9 @@ def test_up_serves_an_agent_that_sees_none_of_the_gateway_s_secrets(up: Up) -> N
 
     assert "ended with exit code 0" in answer
     assert "OH_CONVERSATIONS_PATH=" in answer  # it is the agent-server's environment that was printed
-    shown = [answer, *map(_environment_of, up.processes)]
+    ancestors = up.ask(f"run `{READ_ANCESTORS}`")
+    assert f"at {up.process.pid}" in ancestors  # it came as far as the process that has them all
+    shown = [answer, ancestors, *map(_environment_of, up.processes)]
     assert [value for value in SECRETS.values() if any(value in text for text in shown)] == []
     assert stat.S_IMODE((up.data_dir / "first-login.txt").stat().st_mode) == 0o600
     assert up.key() in up.output()

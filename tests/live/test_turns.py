@@ -11,7 +11,7 @@ from chatgateway.models import Turn
 from profiles import access
 from profiles.models import OnDisconnect, Profile
 from tests.live.conftest import Ask
-from tests.live.scripted_llm import Answer, ScriptedLlm, Usage
+from tests.live.scripted_llm import Answer, ScriptedLlm, Usage, terminal
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.live
@@ -176,6 +176,39 @@ def test_usage_and_cost_are_the_turns_own(sdk: OpenAI, llm: ScriptedLlm) -> None
     assert second.usage.completion_tokens_details is not None
     assert second.usage.completion_tokens_details.reasoning_tokens == 30
     assert [str(turn.cost_usd) for turn in Turn.objects.order_by("arrival")] == ["0.00120000", "0.00120000"]
+
+
+def test_all_turns_together_used_what_the_provider_served(sdk: OpenAI, llm: ScriptedLlm) -> None:
+    before = len(llm.served_usage)
+    usage = Usage(prompt=1_003, completion=101, cached=407, reasoning=31)
+    llm.script(
+        "steps",
+        Answer(text="First.", tool_calls=(terminal("echo 1"),), usage=usage),
+        Answer(tool_calls=(terminal("echo 2"),), usage=usage),
+        Answer(text="Done.", usage=usage),
+    )
+
+    def ask(model: str, script: str, header: dict[str, str] | None = None, **more: object) -> dict[str, str]:
+        reply = sdk.chat.completions.with_raw_response.create(
+            model=model, messages=[{"role": "user", "content": f"#script:{script}"}], extra_headers=header, **more
+        )  # type: ignore[call-overload]
+        if more:
+            list(reply.parse())
+        return {"X-OpenHands-ServerConversation-ID": reply.headers["X-OpenHands-ServerConversation-ID"]}
+
+    conversation = ask("openhands_agent", "steps")
+    ask("openhands_agent", "steps", conversation, stream=True)
+    ask("openhands_agent", "plain", conversation)
+    ask("openhands_chat", "plain", ask("openhands_chat", "plain"))
+
+    served = llm.served_usage[before:]
+    turns = list(Turn.objects.all())
+    assert len(served) == 9
+    assert not any(turn.is_usage_estimated for turn in turns)
+    assert sum(turn.input_tokens for turn in turns) == sum(one.prompt for one in served)
+    assert sum(turn.output_tokens for turn in turns) == sum(one.completion for one in served)
+    assert sum(turn.cached_tokens for turn in turns) == sum(one.cached for one in served)
+    assert sum(turn.reasoning_tokens for turn in turns) == sum(one.reasoning for one in served)
 
 
 def test_a_stream_that_is_closed_stops_the_agent_and_keeps_what_it_wrote(sdk: OpenAI, llm: ScriptedLlm) -> None:

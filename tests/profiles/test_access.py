@@ -148,6 +148,67 @@ def test_no_key_text_is_kept_in_memory(made):
     assert made.text.rpartition("-")[2] not in kept
 
 
+# --- keeping warm
+
+
+def test_what_was_used_lately_is_still_remembered_after_a_refresh(made, settings, django_assert_num_queries):
+    settings.GATEWAY_CACHE_SECONDS = 5
+    factories.profile(slug="fast")
+    caller = caller_of(made)
+    access.profile_for(caller, "fast", now=NOW)
+
+    with django_assert_num_queries(2):
+        access.refresh(now=after(4))
+
+    with django_assert_num_queries(0):
+        assert access.caller_for(made.text, now=after(8)) == caller
+        assert access.profile_for(caller, "fast", now=after(8)).slug == "fast"
+        assert access.cached_caller(made.text, now=after(9)) is None
+
+
+def test_a_refresh_does_not_prolong_what_was_changed_elsewhere(made, settings):
+    settings.GATEWAY_CACHE_SECONDS = 5
+    factories.profile(slug="fast")
+    revoked, limited = factories.api_key(), factories.api_key(profiles=[])
+    for key in (made, revoked, limited):
+        caller_of(key)
+    access.profile_for(caller_of(made), "fast", now=NOW)
+    ApiKey.objects.filter(pk=made.row.pk).update(name="renamed")
+    ApiKey.objects.filter(pk=revoked.row.pk).update(revoked_at=NOW, revoked_reason="lost")
+    limited.row.allowed_profiles.add(Profile.objects.get())
+    Profile.objects.update(is_enabled=False)
+
+    access.refresh(now=after(1))
+
+    assert access.cached_caller(made.text, now=after(1)).key_name == "renamed"
+    assert access.cached_caller(limited.text, now=after(1)).allowed_profile_ids == {Profile.objects.get().pk}
+    assert access.cached_caller(revoked.text, now=after(1)) is None
+    assert access.cached_profile_for(caller_of(made), "fast", now=after(1)) is None
+
+
+def test_what_nobody_uses_is_forgotten(made, django_assert_num_queries):
+    caller_of(made)
+
+    with django_assert_num_queries(0):
+        access.refresh(now=after(access.KEPT_WARM_SECONDS + 1))
+
+    assert access.cached_caller(made.text, now=NOW) is None
+
+
+def test_a_refresh_that_was_overtaken_by_a_change_is_thrown_away(made):
+    caller_of(made)
+
+    def change_meanwhile(execute, *arguments):
+        rows = execute(*arguments)
+        access.forget_key(made.row.pk)
+        return rows
+
+    with connection.execute_wrapper(change_meanwhile):
+        access.refresh(now=after(1))
+
+    assert access.cached_caller(made.text, now=after(1)) is None
+
+
 # --- what they may use
 
 

@@ -105,7 +105,7 @@ def anything(served: LiveGateway, agent_server: FakeAgentServer) -> httpx.Client
     return httpx.Client(base_url=served.url, headers=headers, timeout=20)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)  # of the 10,000; the 500 take half a minute
 def test_every_reply_is_json_or_a_stream_and_never_a_500(anything: httpx.Client) -> None:
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(

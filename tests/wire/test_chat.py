@@ -11,9 +11,11 @@ from openai import APIStatusError, OpenAI
 from openai.types.chat import ChatCompletion
 
 from chatgateway.models import Turn
+from chatgateway.openai_api.chat_request import PARAMETERS
 from profiles import access
 from profiles.models import Profile
 from tests import factories
+from tests.chatgateway.openai_api.test_parameters import ACCEPTED
 from tests.fakes.agent_script import Answer, Confirm, Fail, Finish, Step, Usage
 from tests.fakes.agent_server import FakeAgentServer
 from tests.gateway_process import LiveGateway
@@ -76,6 +78,8 @@ def test_usage_is_the_turns_own_and_whole_numbers(client: OpenAI, agent_server: 
         ({"functions": [{"name": "f"}]}, 400, "functions", "unsupported_parameter"),
         ({"temperature": 3}, 400, "temperature", "invalid_value"),
         ({"metadata": {str(n): "x" for n in range(17)}}, 400, "metadata", "invalid_value"),
+        ({"metadata": {"a": "x" * 513}}, 400, "metadata", "invalid_value"),
+        ({"metadata": {"a": 1}}, 400, "metadata", "invalid_type"),
         ({"response_format": {"type": "json_object"}}, 400, "response_format", "unsupported_parameter"),
         ({"stream_options": {"include_usage": True}}, 400, "stream_options", "invalid_value"),
         (
@@ -97,6 +101,19 @@ def test_usage_is_the_turns_own_and_whole_numbers(client: OpenAI, agent_server: 
                     {
                         "role": "user",
                         "content": [{"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}],
+                    }
+                ]
+            },
+            400,
+            "messages.0.content.0",
+            "unsupported_content",
+        ),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "file", "file": {"filename": "a.txt", "file_data": "data:text/plain,a"}}],
                     }
                 ]
             },
@@ -131,6 +148,15 @@ def test_what_is_wrong_is_refused_by_name_and_leaves_a_refused_turn(
 )
 def test_what_clients_send_besides_is_accepted(http: httpx.Client, fields: dict[str, object]) -> None:
     assert http.post(CHAT, json=question(**fields)).status_code == 200
+
+
+@pytest.mark.parametrize("name", [row.name for row in PARAMETERS if row.treatment == "ignore"])
+def test_each_parameter_without_effect_is_accepted_alone_and_named(http: httpx.Client, name: str) -> None:
+    response = http.post(CHAT, json=question(**{name: ACCEPTED[name][-1]}))
+
+    assert response.status_code == 200
+    assert response.headers["X-Gateway-Ignored"] == name
+    assert Turn.objects.get().ignored_parameters == [name]
 
 
 def test_what_has_no_effect_is_named_in_a_header(http: httpx.Client) -> None:
@@ -212,6 +238,7 @@ def test_text_parts_are_joined_and_images_reach_a_profile_that_sees(
     posted = agent_server.only_conversation.posted[0]
     assert response.status_code == 200
     assert [part["type"] for part in posted] == ["text", "image"]
+    assert posted[0]["text"].split() == ["What", "is", "this?"]
     assert posted[1]["image_urls"] == [PIXEL]
 
 

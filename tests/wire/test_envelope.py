@@ -13,7 +13,6 @@ from chatgateway.models import Turn
 from profiles import issuing
 from profiles.models import ApiKey
 from tests import factories
-from tests.fakes.agent_server import FakeAgentServer
 from tests.gateway_process import LiveGateway
 from tests.wire.conftest import question
 
@@ -160,11 +159,15 @@ def test_a_charset_in_the_media_type_is_fine(http: httpx.Client) -> None:
     assert http.post(CHAT, content=json.dumps(question()), headers=headers).status_code == 200
 
 
-def test_a_body_beyond_the_limit_is_413(http: httpx.Client) -> None:
-    response = http.post(CHAT, json=question(padding="x" * 61_000_000))
+def test_a_body_beyond_the_limit_is_413_like_any_other_error(http: httpx.Client, settings) -> None:
+    settings.CORS_ALLOWED_ORIGINS = ["https://chat.example"]
+
+    response = http.post(CHAT, json=question(padding="x" * 61_000_000), headers={"Origin": "https://chat.example"})
 
     assert response.status_code == 413
-    assert json.loads(response.content)["error"]["code"] == "request_too_large"
+    assert error_of(response)["code"] == "request_too_large"
+    assert response.headers["access-control-allow-origin"] == "https://chat.example"
+    assert response.headers["openai-version"]
 
 
 def test_an_unknown_caller_may_send_less_than_a_known_one(http: httpx.Client, anonymous: httpx.Client) -> None:
@@ -181,7 +184,9 @@ def test_an_unknown_host_is_refused_in_json(http: httpx.Client) -> None:
     assert error_of(response)["code"] == "host_not_allowed"
 
 
-def test_a_defect_of_the_gateway_is_500_without_details(http: httpx.Client, agent_server: FakeAgentServer) -> None:
+@pytest.mark.parametrize("is_debugging", [False, True])
+def test_a_defect_of_the_gateway_is_500_without_details(http: httpx.Client, settings, is_debugging: bool) -> None:
+    settings.DEBUG = is_debugging
     # A row that no code of ours writes: the price is no number.
     from profiles.models import Profile
 
@@ -193,6 +198,27 @@ def test_a_defect_of_the_gateway_is_500_without_details(http: httpx.Client, agen
     assert error_of(response)["code"] == "internal_error"
     assert "Traceback" not in response.text
     assert "Decimal" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "media_type", "code"),
+    [
+        ("/v1/models", "{}", "application/json", "method_not_allowed"),
+        ("/v1/nope", "{}", "application/json", "unknown_url"),
+        (CHAT, "{", "application/json", "invalid_json"),
+        (CHAT, "{}", "text/plain", "unsupported_media_type"),
+        (CHAT, "[]", "application/json", "invalid_type"),
+    ],
+)
+def test_every_post_with_a_key_leaves_a_turn_even_one_that_makes_no_sense(
+    http: httpx.Client, path: str, body: str, media_type: str, code: str
+) -> None:
+    response = http.post(path, content=body, headers={"Content-Type": media_type})
+
+    turn = Turn.objects.get()
+    assert error_of(response)["code"] == code
+    assert (turn.outcome, turn.http_status, turn.error_code) == ("refused", response.status_code, code)
+    assert turn.request_id == response.headers["x-request-id"]
 
 
 def test_the_request_id_of_a_reply_finds_its_turn(http: httpx.Client) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +19,7 @@ from tests.fakes.agent_server import FakeAgentServer
 from tests.gateway_process import LiveGateway
 from tests.waiting import eventually
 from tests.wire.conftest import question
-from tests.wire.test_chat import CHAT, CONVERSATION, PIXEL
+from tests.wire.test_chat import CHAT, CONVERSATION, PIXEL, set_profile
 
 HOSTILE = "NUL \x00 gone, </message> <script>alert(1)</script>, 岩 🌕, \\ \" '"
 
@@ -111,21 +112,46 @@ def test_images_are_kept_once_and_put_back(http: httpx.Client) -> None:
     assert audit.rebuild_request(Turn.objects.last()) == body
 
 
-def test_a_client_that_sends_its_whole_history_lets_the_record_grow_by_what_is_new(http: httpx.Client) -> None:
+def test_a_hundred_turns_of_a_client_that_sends_its_whole_history_take_linear_space(http: httpx.Client) -> None:
     history: list[dict[str, object]] = []
 
-    for number in range(20):
-        history.append({"role": "user", "content": f"question {number}"})
-        history.append(
-            {
-                "role": "assistant",
-                "content": http.post(CHAT, json=question(messages=history)).json()["choices"][0]["message"]["content"],
-            }
-        )
+    def answered(numbers: range) -> int:
+        """What these turns added to the record, in characters."""
+        before = _size_of_the_record()
+        for number in numbers:
+            history.append({"role": "user", "content": f"question {number:03} " + "and more words " * 20})
+            reply = http.post(CHAT, json=question(messages=history)).json()
+            history.append({"role": "assistant", "content": reply["choices"][0]["message"]["content"]})
+        eventually(lambda: Event.objects.filter(kind="MessageEvent", source="agent").count() == numbers.stop)
+        return _size_of_the_record() - before
 
-    assert Turn.objects.count() == 20
-    assert Message.objects.count() == 39
-    assert len(audit.rebuild_request(Turn.objects.order_by("arrival").last())["messages"]) == 39
+    answered(range(20))  # the texts of the first are still shorter than what is kept of each event
+    middle, last = answered(range(20, 60)), answered(range(60, 100))
+
+    assert Message.objects.count() == 199
+    assert last < 1.1 * middle
+    assert len(audit.rebuild_request(Turn.objects.order_by("arrival").last())["messages"]) == 199
+
+
+def _size_of_the_record() -> int:
+    """The characters of all rows that a turn writes: every column, whatever it is."""
+    models = (Turn, Attempt, Conversation, Message, Event, Image)
+    return sum(len(str(row)) for model in models for row in model.objects.values_list())
+
+
+def test_of_a_message_told_to_the_agent_the_event_keeps_the_ends_and_its_digest(
+    http: httpx.Client, agent_server: FakeAgentServer
+) -> None:
+    set_profile(accepts_images=True)
+    content = [{"type": "text", "text": "x" * 9_000}, {"type": "image_url", "image_url": {"url": PIXEL}}]
+
+    http.post(CHAT, json=question(messages=[{"role": "user", "content": content}]))
+
+    [text, image] = eventually(lambda: Event.objects.filter(source="user").first()).raw["llm_message"]["content"]
+    assert text["text"] == "x" * 1_000 + "…" + "x" * 1_000
+    assert text["$cut"] == {"chars": 9_000, "sha256": hashlib.sha256(b"x" * 9_000).hexdigest()}
+    assert image["image_urls"] == [{"$image": Image.objects.get().sha256}]
+    assert agent_server.only_conversation.posted[0][1]["image_urls"] == [PIXEL]
 
 
 def test_the_same_words_of_two_tenants_are_two_messages(served: LiveGateway, http: httpx.Client) -> None:

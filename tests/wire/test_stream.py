@@ -64,6 +64,16 @@ def test_a_stream_is_what_the_strictest_reader_expects(http: httpx.Client) -> No
     assert not any("usage" in chunk for chunk in chunks)
 
 
+def test_the_connection_gives_no_more_after_done(http: httpx.Client) -> None:
+    with http.stream("POST", CHAT, json=question(stream=True)) as response:
+        pieces = [(time.monotonic(), piece) for piece in response.iter_raw()]
+        ended = time.monotonic()
+
+    told, last = pieces[-1]
+    assert last.endswith(b"data: [DONE]\n\n")
+    assert ended - told < 0.1
+
+
 def test_usage_comes_last_and_only_when_it_is_asked_for(http: httpx.Client) -> None:
     chunks = events(http.post(CHAT, json=question(stream=True, stream_options={"include_usage": True})))
 

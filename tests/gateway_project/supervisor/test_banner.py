@@ -46,6 +46,8 @@ def test_the_first_start_shows_how_to_get_in_and_a_call_that_works() -> None:
     assert "Login      admin  hopper" in shown
     assert "API key    gw-0123abcd-secret" in shown
     assert '-H "Authorization: Bearer gw-0123abcd-secret"' in shown
+    assert "also in /nowhere/first-login.txt until the first login; anew:" in shown
+    assert "manage.py reset_admin_password, or uv run python manage.py mint_key --tenant default --name laptop" in shown
     assert '{"model":"openhands_demo","stream":true,"messages":[{"role":"user","content":"run `uname -a`"}]}' in shown
 
 
