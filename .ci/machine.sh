@@ -66,6 +66,8 @@ install_missing() {
     [ -n "$(postgres_bin)" ] || missing+=(postgresql)
     command -v redis-server >/dev/null || missing+=(redis-server)
     [ -n "$(chromium)" ] || missing+=(chromium)
+    node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 18)' 2>/dev/null || missing+=(nodejs)
+    command -v npm >/dev/null || missing+=(npm)
     [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
     export GATEWAY_TEST_CHROMIUM
     GATEWAY_TEST_CHROMIUM=$(chromium)

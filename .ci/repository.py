@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PUBLIC_HOSTS = {"pypi.org", "files.pythonhosted.org"}
-LOCK_FILES = ("uv.lock", "agent_env/uv.lock")
+PUBLIC_HOSTS = {"pypi.org", "files.pythonhosted.org", "registry.npmjs.org"}
+LOCK_FILES = ("uv.lock", "agent_env/uv.lock", "tests/node/package-lock.json")
 
 
 def main() -> int:

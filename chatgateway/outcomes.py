@@ -55,6 +55,12 @@ def error_for(failed: RunFailed, *, profile_slug: str) -> GatewayError:
                 "limit raised.",
                 detail=detail,
             )
+        case "ServerRestarted", _:
+            return AgentRunFailed(
+                "The agent-server was restarted while the agent worked, and nobody knows how far it got. Look at what "
+                "it has done before you ask again.",
+                detail=detail,
+            )
         case _, "auth" | "quota":
             return AgentRunFailed(
                 f"{where} refused the gateway's credentials. Ask the administrator to check the profile's API key.",

@@ -70,6 +70,7 @@ class FakeAgentServer:
         self.max_frame_bytes = 4 * 2**20
         self.socket_faults = SocketFaults()
         self.started_at = time.monotonic()
+        self.most_running = 0  # runs at the same time, ever
         self._scripts: deque[list[Move]] = deque()
         self._failures: list[tuple[str, str, int, Any]] = []
         self._lost_answers: list[tuple[str, str]] = []
@@ -240,6 +241,7 @@ class FakeAgentServer:
     def start_run(self, conversation: FakeConversation) -> None:
         """Answer what stands unanswered; does nothing otherwise, as the real server."""
         conversation.task = asyncio.create_task(conversation.run())
+        self.most_running = max(self.most_running, self.running)
         conversation.task.add_done_callback(self._note_end_of_run)
 
     def _note_end_of_run(self, task: asyncio.Task[None]) -> None:

@@ -1,0 +1,68 @@
+"""The site of a scenario, and the table of all of them at the end of the run.
+
+`@pytest.mark.scenario("…")` names the row of the table; `docs/explanation/faults.md` has the same rows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django.db import connection
+
+from tests.faults.books import Balance
+from tests.faults.site import Site
+
+BALANCES = pytest.StashKey[list[Balance]]()
+IS_FULL = os.environ.get("HYPOTHESIS_PROFILE") == "full"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[BALANCES] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("full") and not IS_FULL:
+            item.add_marker(
+                pytest.mark.skip(reason="takes long: HYPOTHESIS_PROFILE=full runs it, as .ci/run full does")
+            )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    balances = config.stash[BALANCES]
+    if not balances:
+        return
+    table = [Balance.heads(), *(one.cells() for one in sorted(balances, key=lambda one: one.scenario))]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    terminalreporter.section("faults")
+    for row in table:
+        terminalreporter.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@pytest.fixture
+def site(request: pytest.FixtureRequest, transactional_db: None, tmp_path: Path) -> Iterator[Site]:
+    """Nobody is there yet: the test starts what it needs."""
+    marked = request.node.get_closest_marker("scenario")
+    assert marked is not None, "a fault test is marked with the scenario it plays"
+    variant = getattr(request.node, "callspec", None)
+    name = f"{marked.args[0]} ({variant.id})" if variant else marked.args[0]
+    made = Site(directory=tmp_path, scenario=name, balances=request.config.stash[BALANCES])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def postgres(transactional_db: None) -> None:
+    """For faults of a database that is a server, and for several processes that write at once."""
+    if connection.vendor != "postgresql":
+        pytest.skip("needs PostgreSQL: run with GATEWAY_DATABASE_URL=postgres://…")
+
+
+@pytest.fixture
+def sqlite(transactional_db: None) -> None:
+    """For faults of a database that is a file."""
+    if connection.vendor != "sqlite":
+        pytest.skip("needs SQLite, the default")

@@ -1,0 +1,122 @@
+"""The database is away, full, or its clock jumps."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from django.db import connection
+
+from chatgateway.models import Turn
+from tests.fakes.agent_script import Gate
+from tests.faults import calls
+from tests.faults.processes import DATABASE_CLIENT
+from tests.faults.site import Site, lasting, waiting_at
+from tests.waiting import eventually
+
+
+def cut_connections() -> int:
+    """What a restart of PostgreSQL does to the gateways: every connection ends."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name = %s",
+            [DATABASE_CLIENT],
+        )
+        return int(cursor.fetchone()[0])
+
+
+@pytest.fixture
+def locked_database(sqlite: None) -> Iterator[None]:
+    """Somebody else writes, and does not come to an end."""
+    connection.ensure_connection()
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN IMMEDIATE")
+        yield
+        cursor.execute("ROLLBACK")
+
+
+@pytest.mark.scenario("The database is restarted under load")
+@pytest.mark.usefixtures("postgres")
+def test_a_database_that_is_restarted_costs_no_run(site: Site) -> None:
+    site.agent(capacity=30)
+    gateway = site.gateway()
+    site.plays(lasting(0.5))
+    collected = site.ask_many(30, gateway.url, every_seconds=0.1)
+    streamed = site.ask_many(30, gateway.url, every_seconds=0.1, stream=True)
+    eventually(lambda: Turn.objects.exclude(outcome="open").count() > 5)
+
+    assert sum(cut_connections() for _ in range(3)) > 0
+    made = collected.result(60) + streamed.result(60)
+
+    assert [call.told for call in made if not call.is_answered] == []
+    site.settle(answered=60)
+
+
+@pytest.mark.scenario("The disk is full")
+@pytest.mark.usefixtures("sqlite")
+def test_a_full_disk_refuses_turns_before_the_agent_starts_and_keeps_the_history_readable(site: Site) -> None:
+    agent = site.agent()
+    gateway = site.gateway()
+    known = site.ask(gateway.url)
+    gateway.end()
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM")
+        cursor.execute("PRAGMA page_count")
+        pages = cursor.fetchone()[0]
+    full = site.gateway(DJANGO_SETTINGS_MODULE="tests.faults.full_disk", FAULTS_SQLITE_PAGES=str(pages))
+
+    call = site.ask(full.url, messages=[{"role": "user", "content": "long " * 40_000}])
+    history = httpx.get(
+        f"{full.url}/api/conversations/{known.conversation_id}",
+        headers={"Authorization": f"Bearer {site.key}"},
+        timeout=20,
+    )
+
+    assert call.told is not None
+    assert (call.told.status, call.told.code) == (503, "service_unavailable")
+    assert int(call.told.headers["retry-after"]) <= 60
+    assert history.status_code == 200, history.text
+    assert len(agent.conversations) == 1
+    site.settle(answered=1)
+
+
+@pytest.mark.scenario("The clock is set back an hour, and the web process is killed")
+@pytest.mark.parametrize("stream", [False, True], ids=["collected", "streamed"])
+def test_leases_from_the_future_do_not_keep_turns_for_an_hour(site: Site, stream: bool) -> None:
+    site.agent()
+    first, second = site.gateway(is_ready=False), site.gateway(is_ready=False)
+    gate = Gate()
+    site.plays(waiting_at(gate))
+    first.wait_until_ready()
+    second.wait_until_ready()
+    asking = site.asking(first.url, stream=stream, client={"max_retries": 0})
+    gate.wait_until_reached()
+    site.open_turn()
+    first.kill()
+    call = asking.result(10)
+    site.set_clock_back(dt.timedelta(hours=1))
+    gate.open()
+
+    site.settle(answered=1)
+    assert Turn.objects.get().answer == calls.answer_to(call.token)
+
+
+@pytest.mark.scenario("The clock is set back an hour while a turn runs")
+def test_a_turn_whose_process_lives_goes_on_when_the_clock_is_set_back(site: Site) -> None:
+    site.agent()
+    gateway = site.gateway()
+    gate = Gate()
+    site.plays(waiting_at(gate))
+    asking = site.asking(gateway.url)
+    gate.wait_until_reached()
+    site.open_turn()
+    site.set_clock_back(dt.timedelta(hours=1))
+    gate.open()
+
+    call = asking.result(20)
+
+    assert call.text == calls.answer_to(call.token)
+    site.settle(answered=1)

@@ -1,0 +1,208 @@
+"""A gateway process dies, freezes, or is told to end, while its turns run."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from chatgateway.models import Turn
+from tests.fakes.agent_script import Gate
+from tests.faults import calls
+from tests.faults.proxy import Proxy
+from tests.faults.site import Site, lasting, waiting_at
+from tests.waiting import eventually
+
+STREAM = pytest.mark.parametrize("stream", [False, True], ids=["collected", "streamed"])
+
+
+@pytest.mark.scenario("kill -9 of the web process in mid-run; another process goes on")
+def test_the_callers_own_retry_gets_the_answer_from_the_process_that_goes_on(site: Site) -> None:
+    agent = site.agent()
+    first, second = site.gateway(is_ready=False), site.gateway(is_ready=False)
+    gate = Gate()
+    site.plays(waiting_at(gate))
+    first.wait_until_ready()
+    with Proxy(first.port, second.wait_until_ready().port) as balancer:
+        asking = site.asking(balancer.url)
+        gate.wait_until_reached()
+        # Whichever has the turn.
+        owner = int(site.open_turn().lease_owner.split(":")[1])
+        next(one for one in (first, second) if one.process.pid == owner).kill()
+        site.let_leases_run_out()
+        eventually(lambda: Turn.objects.filter(lease_generation=2).exists())
+        gate.open()
+        call = asking.result(30)
+
+    assert call.text == calls.answer_to(call.token)
+    assert len(agent.only_conversation.posted) == 1
+    site.settle(answered=1)
+
+
+@pytest.mark.scenario("kill -9 of the web process in mid-run; it is started again")
+def test_the_callers_own_retry_gets_the_answer_from_the_process_that_was_started_again(site: Site) -> None:
+    site.agent()
+    gateway = site.gateway()
+    gate = Gate()
+    site.plays(waiting_at(gate))
+    with Proxy(gateway.port) as balancer:
+        asking = site.asking(balancer.url)
+        gate.wait_until_reached()
+        site.open_turn()
+        gateway.kill()
+        site.let_leases_run_out()
+        site.gateway(port=gateway.port)
+        gate.open()
+        call = asking.result(30)
+
+    assert call.text == calls.answer_to(call.token)
+    site.settle(answered=1)
+
+
+@pytest.mark.scenario("kill -9 of the web process in mid-stream; the call is repeated with its Idempotency-Key")
+def test_a_stream_that_was_cut_is_taken_up_by_repeating_the_call(site: Site) -> None:
+    site.agent()
+    first, second = site.gateway(is_ready=False), site.gateway(is_ready=False)
+    gate = Gate()
+    site.plays(waiting_at(gate))
+    key = {"Idempotency-Key": "the same call"}
+    first.wait_until_ready()
+    second.wait_until_ready()
+    token = calls.new_token()
+    asking = site.asking(first.url, token=token, stream=True, extra_headers=key)
+    gate.wait_until_reached()
+    site.open_turn()
+    first.kill()
+    assert not asking.result(10).is_answered
+    site.let_leases_run_out()
+
+    again = site.asking(second.url, token=token, stream=True, extra_headers=key)
+    gate.open()
+
+    assert again.result(30).text == calls.answer_to(token)
+    site.settle(answered=1)
+
+
+@pytest.mark.scenario("kill -9 of the web process in mid-run; the caller does not come back")
+@STREAM
+def test_the_record_of_a_turn_is_finished_by_another_process(site: Site, stream: bool) -> None:
+    agent = site.agent()
+    first, second = site.gateway(is_ready=False), site.gateway(is_ready=False)
+    gate = Gate()
+    site.plays(waiting_at(gate))
+    first.wait_until_ready()
+    second.wait_until_ready()
+    asking = site.asking(first.url, stream=stream, client={"max_retries": 0})
+    gate.wait_until_reached()
+    site.open_turn()
+    first.kill()
+    call = asking.result(10)
+    gate.open()
+    agent.wait_until(lambda: agent.only_conversation.status == "finished")
+    site.let_leases_run_out()
+
+    site.settle(answered=1)
+    turn = Turn.objects.get()
+    assert turn.answer == calls.answer_to(call.token)
+    assert turn.input_tokens > 0
+    assert eventually(turn.events.count) > 0  # they may follow within a second
+
+
+@pytest.mark.full
+@pytest.mark.scenario("kill -9 of the web process in mid-run; its leases run out by themselves")
+def test_a_dead_processs_turns_are_taken_over_within_half_a_minute(site: Site) -> None:
+    site.agent()
+    first, second = site.gateway(is_ready=False), site.gateway(is_ready=False)
+    site.plays(lasting(4))
+    first.wait_until_ready()
+    second.wait_until_ready()
+    asking = site.asking(first.url, client={"max_retries": 0})
+    site.open_turn()
+    first.kill()
+    asking.result(10)
+
+    site.settle(answered=1, within_seconds=35)
+
+
+@pytest.mark.scenario("A web process freezes, loses its turn, and wakes up")
+@STREAM
+def test_a_process_that_lost_its_turn_writes_nothing_and_stops_nothing(site: Site, stream: bool) -> None:
+    agent = site.agent()
+    first, second = site.gateway(is_ready=False), site.gateway(is_ready=False)
+    gate = Gate()
+    site.plays(waiting_at(gate))
+    first.wait_until_ready()
+    second.wait_until_ready()
+    site.asking(first.url, stream=stream)
+    gate.wait_until_reached()
+    site.open_turn()
+    first.send(signal.SIGSTOP)
+    site.let_leases_run_out()
+    eventually(lambda: Turn.objects.filter(lease_generation=2).exists())
+    gate.open()
+    eventually(lambda: not Turn.objects.open().exists())
+    first.send(signal.SIGCONT)
+
+    site.settle(answered=1)
+    assert agent.only_conversation.interrupts == 0
+
+
+@pytest.mark.scenario("SIGTERM in mid-run; the run ends within the grace period")
+@STREAM
+def test_a_process_that_is_told_to_end_lets_its_turns_end(site: Site, stream: bool) -> None:
+    site.agent()
+    gateway = site.gateway()
+    gate = Gate()
+    site.plays(waiting_at(gate))
+    asking = site.asking(gateway.url, stream=stream)
+    gate.wait_until_reached()
+    site.open_turn()
+    gateway.send(signal.SIGTERM)
+    gate.open()
+
+    call = asking.result(20)
+
+    assert call.text == calls.answer_to(call.token)
+    assert gateway.end() == -signal.SIGTERM
+    site.settle(answered=1)
+
+
+@pytest.mark.scenario("SIGTERM in mid-run; the run outlasts the grace period")
+@STREAM
+def test_turns_that_outlast_the_grace_period_are_handed_over(site: Site, stream: bool) -> None:
+    site.agent()
+    first = site.gateway(is_ready=False, GATEWAY_SHUTDOWN_GRACE_SECONDS="1")
+    second = site.gateway(is_ready=False)
+    gate = Gate()
+    site.plays(waiting_at(gate))
+    first.wait_until_ready()
+    second.wait_until_ready()
+    asking = site.asking(first.url, stream=stream)
+    gate.wait_until_reached()
+    first.end()
+    call = asking.result(20)
+    eventually(lambda: Turn.objects.filter(lease_generation=2).exists())
+    gate.open()
+
+    assert call.told is not None
+    assert call.told.code == "service_unavailable"
+    site.settle(answered=1)
+
+
+@pytest.mark.scenario("SIGTERM of one of two web processes under load")
+@pytest.mark.usefixtures("postgres")
+def test_a_rolling_restart_fails_no_call(site: Site) -> None:
+    site.agent(capacity=30)
+    first, second = site.gateway(is_ready=False), site.gateway(is_ready=False)
+    site.plays(lasting(0.5))
+    with Proxy(first.wait_until_ready().port, second.wait_until_ready().port) as balancer:
+        collected = site.ask_many(40, balancer.url, every_seconds=0.1)
+        streamed = site.ask_many(40, balancer.url, every_seconds=0.1, stream=True)
+        eventually(lambda: Turn.objects.exclude(outcome="open").count() > 10)
+        first.send(signal.SIGTERM)
+        made = collected.result(60) + streamed.result(60)
+
+    # The SDK's own retries see to what was refused with 503 by the process that was ending.
+    assert [call.told for call in made if not call.is_answered] == []
+    first.end()
+    site.settle(answered=80)
