@@ -326,9 +326,9 @@ class Driver:
                     break
             if self.run.needs_confirmation:
                 await session.reject_confirmation()
-            if retries >= self.profile.llm_retries or not self.run.may_be_retried:
+            if retries >= self.run.retries_allowed(self.profile):
                 return
-            logger.info("turn %s: the LLM failed (%s), trying again", self.turn.pk, self.run.failed)
+            logger.info("turn %s: the run failed (%s), trying again", self.turn.pk, self.run.failed)
             await asyncio.sleep(2.0**retries)
             if self.run.stopped_by:
                 return

@@ -40,6 +40,10 @@ NO_TEXT = "The agent finished without writing an answer."
 CHARS_PER_TOKEN = 4
 
 
+# The code of a run that a restart of the agent-server cut short (`agentserver.translate`).
+SERVER_RESTARTED = "ServerRestarted"
+
+
 @dataclass(slots=True)
 class Run:
     """What a driver knows of its run. `baseline` is what the conversation had used before."""
@@ -80,17 +84,19 @@ class Run:
             if event.kind == "SystemPromptEvent":
                 self.system_prompt_event_id = event.id
 
-    @property
-    def may_be_retried(self) -> bool:
-        """Only what a provider may have recovered from, and only while neither answer nor action was seen."""
-        return (
-            self.failed is not None
-            and self.failed.is_retryable
-            and self.failed.kind in {"transient", "rate_limit"}
-            and not self.showing.shown
-            and not self.showing.has_acted
-            and not self.stopped_by
-        )
+    def retries_allowed(self, profile: Profile) -> int:
+        """How often, in all, a run that failed like this may be begun again without the caller's doing.
+
+        Only what a provider may have recovered from, and only while neither answer nor action was seen. After a
+        restart of the agent-server an agent that had acted goes on if the profile says so: it may act twice.
+        """
+        failed = self.failed
+        if failed is None or self.stopped_by or self.showing.shown:
+            return 0
+        if failed.code == SERVER_RESTARTED and profile.resume_after_server_restart:
+            return max(1, profile.llm_retries)
+        may_recover = failed.is_retryable and failed.kind in {"transient", "rate_limit"}
+        return profile.llm_retries if may_recover and not self.showing.has_acted else 0
 
     @property
     def usage(self) -> TokenCounts:

@@ -11,7 +11,7 @@ from uuid import UUID
 from django.http import HttpResponse
 from rest_framework.request import Request
 
-from chatgateway import conversations
+from chatgateway import conversations, turns
 from chatgateway.agentserver.exceptions import AgentServerError, ConversationMissing
 from chatgateway.api_view import AsyncAPIView, in_thread, json_response
 from chatgateway.drivers import current
@@ -80,9 +80,7 @@ class ConversationView(AsyncAPIView):
     async def delete(self, _: Request, conversation_id: str) -> HttpResponse:
         """Remove the conversation from its agent-server. Its turns stay in the audit; it cannot be continued."""
         conversation = await self._find(conversation_id)
-        for live in current().live.values():
-            if live.conversation_id == conversation.pk:
-                live.request_cancel("request")
+        await turns.cancel_conversation(conversation.pk)
         if conversation.agent_server is not None:
             client = current().client(conversation.agent_server)
             try:

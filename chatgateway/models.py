@@ -359,6 +359,7 @@ class Turn(models.Model):
 
     class Meta:
         ordering = ["-opened_at"]
+        permissions = [("stop_turn", "Can stop turns")]
         constraints = [
             models.CheckConstraint(
                 name="turn_open_or_closed",

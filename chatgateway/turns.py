@@ -143,8 +143,10 @@ def leave(subscription: Subscription, *, delivered: bool) -> None:
     live = subscription.live
     let_go(subscription)
     note_end(subscription, delivered=delivered)
-    if live.ended is None and live.subscribers == 0 and subscription.cancels:
-        current().later(_cancel_unless_awaited(live, subscription.grace_seconds))
+    drivers = current()
+    # A process that ends cuts its callers off; they have not gone away by themselves.
+    if live.ended is None and live.subscribers == 0 and subscription.cancels and not drivers.is_draining:
+        drivers.later(_cancel_unless_awaited(live, subscription.grace_seconds))
 
 
 def let_go(subscription: Subscription) -> None:
@@ -173,6 +175,13 @@ async def cancel(turn_id: UUID, *, reason: str) -> None:
     live = current().live.get(turn_id)
     if live is not None:
         live.request_cancel(reason)
+
+
+async def cancel_conversation(conversation_id: UUID) -> None:
+    """Have every open turn of a conversation stopped."""
+    rows = Turn.objects.open().filter(conversation_id=conversation_id)
+    for turn_id in await writer.run(lambda: list(rows.values_list("pk", flat=True))):
+        await cancel(turn_id, reason="request")
 
 
 # --- take-over -----------------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ class V1View(AsyncAPIView):
     async def refuse(self, error: GatewayError) -> HttpResponse:
         """Answer with the error; a request that opened no turn leaves the row of a refused one."""
         is_authenticated = getattr(self.request, "_authenticator", None) is not None
-        if self.request.method == "POST" and self.endpoint and is_authenticated and self.subscription is None:
+        if self.request.method == "POST" and is_authenticated and self.subscription is None:
             asked, profile, arrival = self.asked, self.profile, self.arrival()
             try:
                 await writer.run(
@@ -239,6 +239,8 @@ class CompletionView(V1View):
 
 class CancelView(V1View):
     """`POST /v1/chat/completions/{id}/cancel`: stop the agent. Whoever waits for the answer gets an error."""
+
+    endpoint = "chat.completions.cancel"
 
     async def post(self, _: Request, completion_id: str) -> HttpResponse:
         turn = await in_thread(lambda: completions.find(self.caller, completion_id))

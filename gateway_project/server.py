@@ -30,6 +30,7 @@ class GatewayServer(uvicorn.Server):
     which waits for open responses, runs beside it. A second signal ends the process as uvicorn does.
     """
 
+    adopt_seconds = ADOPT_SECONDS
     _drain: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -44,7 +45,7 @@ class GatewayServer(uvicorn.Server):
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        chores = [asyncio.create_task(_adopt_forever()), asyncio.create_task(_keep_warm_forever())]
+        chores = [asyncio.create_task(_adopt_forever(self.adopt_seconds)), asyncio.create_task(_keep_warm_forever())]
         try:
             await super().serve(sockets)
         finally:
@@ -59,7 +60,7 @@ class GatewayServer(uvicorn.Server):
     _loop: asyncio.AbstractEventLoop | None = None
 
 
-async def _adopt_forever() -> None:
+async def _adopt_forever(pause_seconds: float) -> None:
     while True:
         try:
             await turns.adopt_expired()
@@ -67,7 +68,7 @@ async def _adopt_forever() -> None:
         except Exception:
             # The outer edge of a background loop: the next round may fare better, and the log says what was wrong.
             logger.exception("turns of dead processes could not be taken over")
-        await asyncio.sleep(ADOPT_SECONDS)
+        await asyncio.sleep(pause_seconds)
 
 
 async def _keep_warm_forever() -> None:

@@ -138,7 +138,7 @@ class ChoiceFilter(SimpleListFilter):
 class ReadOnlyAdmin(ModelAdmin[M]):
     """History: nobody adds, changes or deletes it here, whatever their permissions say. No Save button is shown."""
 
-    actions = None
+    actions: Any = None
     show_full_result_count = False
 
     def has_add_permission(self, request: HttpRequest) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import threading
 
@@ -12,6 +13,8 @@ from gateway_project.server import GatewayServer
 
 
 class _Server(GatewayServer):
+    adopt_seconds = 0.5
+
     def install_signal_handlers(self) -> None:
         """Signals belong to the test runner."""
 
@@ -47,7 +50,7 @@ class LiveGateway:
 
     def stop(self) -> None:
         """Harmless if it was stopped before."""
-        self._server.should_exit = True
+        self._server.handle_exit(signal.SIGTERM, None)
         self._thread.join(20)
         if self._thread.is_alive():
             raise RuntimeError("the gateway did not stop")

@@ -14,7 +14,7 @@ from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db import models
 from django.db.models import Q
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
@@ -78,6 +78,7 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
     search_help_text = "Id of a request, completion or conversation; or an end user"
     list_per_page = 50
     ordering = ("-opened_at",)
+    actions = ("stop_chosen",)
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[Turn]:
         rows = super().get_queryset(request)
@@ -94,6 +95,7 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
         view = self.admin_site.admin_view
         return [
             path("by-request/<str:request_id>/", view(self.by_request), name="chatgateway_turn_by_request"),
+            path("<uuid:turn_id>/stop/", view(self.stop), name="chatgateway_turn_stop"),
             path("<uuid:turn_id>/raw-request/", view(self.raw_request), name="chatgateway_turn_raw_request"),
             path("<uuid:turn_id>/raw-events/", view(self.raw_events), name="chatgateway_turn_raw_events"),
             *super().get_urls(),
@@ -164,6 +166,8 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
             "attempts": list(turn.attempts.all()),
             "parameters": _pretty({name: value for name, value in turn.parameters.items() if name != "messages"}),
             "links": list(_links(turn)),
+            "can_be_stopped": turn.outcome == Turn.Outcome.OPEN and self.has_stop_permission(request),
+            "is_being_stopped": turn.outcome == Turn.Outcome.OPEN and turn.cancel_requested_at is not None,
         }
         return TemplateResponse(request, "chatgateway/admin/turn.html", context)
 
@@ -208,6 +212,33 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
             links.append(("later", f"?page={page.next_page_number()}"))
         note = f"Events {page.start_index():,} to {page.end_index():,} of {page.paginator.count:,}."
         return frames.document(request, text=text[:MAXIMUM_FRAME_CHARS], note=note, links=links)
+
+    # --- stopping ---------------------------------------------------------------------------------------------------
+
+    def has_stop_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("chatgateway.stop_turn")
+
+    def stop(self, request: HttpRequest, turn_id: Any) -> HttpResponseBase:
+        """Stop one turn. Its caller gets an error; what was written so far is kept."""
+        turn = self._visible(request, turn_id)
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        if not self.has_stop_permission(request):
+            raise PermissionDenied
+        self._stop(request, [turn.pk])
+        return HttpResponseRedirect(reverse("admin:chatgateway_turn_change", args=[turn.pk]))
+
+    @admin.action(description="Stop the agents of the chosen turns", permissions=["stop"])
+    def stop_chosen(self, request: HttpRequest, chosen: models.QuerySet[Turn]) -> None:
+        self._stop(request, list(chosen.values_list("pk", flat=True)))
+
+    def _stop(self, request: HttpRequest, turn_ids: list[Any]) -> None:
+        stopped = audit.request_cancel(turn_ids, reason="admin")
+        others = len(turn_ids) - stopped
+        if stopped:
+            messages.success(request, f"{stopped} turn{'s' * (stopped != 1)} will have stopped within 2 seconds.")
+        if others:
+            messages.info(request, f"{others} had ended, or {'was' if others == 1 else 'were'} being stopped already.")
 
     def _visible(self, request: HttpRequest, turn_id: Any) -> Turn:
         turn = Turn.objects.filter(pk=turn_id).first()

@@ -14,6 +14,10 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        migrations.AlterModelOptions(
+            name="turn",
+            options={"ordering": ["-opened_at"], "permissions": [("stop_turn", "Can stop turns")]},
+        ),
         migrations.CreateModel(
             name='Leftover',
             fields=[

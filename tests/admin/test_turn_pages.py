@@ -225,3 +225,56 @@ def test_the_overview_counts_the_last_day_and_says_what_is_missing(admin: Client
     assert "$1.50" in html
     assert "1 turn of unknown price" in html
     assert "1,210" in html
+
+
+# --- stopping -------------------------------------------------------------------------------------------------------
+
+
+def open_turn() -> Turn:
+    return turn_with(outcome="open", phase="running", closed_at=None, run_ended_at=None)
+
+
+def test_an_open_turn_can_be_stopped_from_its_page(admin: Client) -> None:
+    turn, ended = open_turn(), turn_with(request_id="req_2")
+    assert "Stop the agent" in admin.get(page(turn)).content.decode()
+    assert "Stop the agent" not in admin.get(page(ended)).content.decode()
+
+    response = admin.post(reverse("admin:chatgateway_turn_stop", args=[turn.pk]), follow=True)
+
+    turn.refresh_from_db()
+    assert turn.cancel_requested_at is not None
+    assert turn.cancel_reason == "admin"
+    assert "1 turn will have stopped within 2 seconds." in response.content.decode()
+    assert "being stopped" in response.content.decode()
+
+
+def test_chosen_turns_are_stopped_and_counted(admin: Client) -> None:
+    chosen = [open_turn(), open_turn(), turn_with()]
+    left = open_turn()
+
+    response = admin.post(
+        reverse("admin:chatgateway_turn_changelist"),
+        {"action": "stop_chosen", "_selected_action": [str(turn.pk) for turn in chosen]},
+        follow=True,
+    )
+
+    assert Turn.objects.filter(cancel_reason="admin").count() == 2
+    left.refresh_from_db()
+    assert left.cancel_requested_at is None
+    assert "2 turns will have stopped within 2 seconds." in response.content.decode()
+    assert "1 had ended" in response.content.decode()
+
+
+def test_whoever_may_only_read_stops_nothing(admin: Client) -> None:
+    turn = open_turn()
+    reader = User.objects.create_user("reader", is_staff=True)
+    reader.user_permissions.add(Permission.objects.get(codename="view_turn"))
+    browser = Client()
+    browser.force_login(reader)
+
+    refused = browser.post(reverse("admin:chatgateway_turn_stop", args=[turn.pk]))
+
+    assert refused.status_code == 403
+    assert "Stop the agent" not in browser.get(page(turn)).content.decode()
+    turn.refresh_from_db()
+    assert turn.cancel_requested_at is None
