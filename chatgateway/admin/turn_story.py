@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from chatgateway.agentserver.summaries import message_text
+from chatgateway.agentserver.summaries import message_text, without_controls
 from chatgateway.models import Event, Message
 
 type Json = dict[str, Any]
@@ -141,7 +141,8 @@ def _arguments(row: Event) -> list[Section]:
 def _answer(row: Event, calls: dict[str, Step], found: list[Step]) -> None:
     """Add a tool's answer to its call; one without a call is a step of its own."""
     step = next((calls[name] for name in _ids(row.raw) if name in calls), None)
-    section = Section(label="Error" if row.is_error else "Output", text=_cut(_output(row)) or "(empty)")
+    shown = without_controls(_cut(_output(row)))  # terminals without tmux leave colours in
+    section = Section(label="Error" if row.is_error else "Output", text=shown or "(empty)")
     if step is None:
         found.append(_step(row, row.summary or row.kind, "error" if row.is_error else "tool", [section]))
         return

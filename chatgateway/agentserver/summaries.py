@@ -29,10 +29,15 @@ _ESCAPES = re.compile(
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 
 
+def without_controls(text: str) -> str:
+    """`text` without colours, cursor movements and the like; line feeds and tabs stay."""
+    return _CONTROLS.sub("", _ESCAPES.sub("", text))
+
+
 def one_line(text: str, limit: int = MAX_CHARS) -> str:
     """`text` without control sequences and line breaks, at most `limit` characters, cut with an ellipsis."""
     # Only the beginning can show: a tool's output may be megabytes long.
-    plain = _CONTROLS.sub("", _ESCAPES.sub("", text[: limit * 20]))
+    plain = without_controls(text[: limit * 20])
     flat = " ".join(plain.split())
     return flat if len(flat) <= limit else flat[: limit - 1].rstrip() + "…"
 

@@ -66,17 +66,17 @@ def show(terminal: Terminal, ready: Ready) -> None:
 
 def _rows(terminal: Terminal, ready: Ready) -> list[tuple[str, str]]:
     access = ready.access
-    in_file = f"in {ready.first_login_path}, " if ready.first_login_path.exists() else ""
+    in_file = f"in {ready.first_login_path}, or " if ready.first_login_path.exists() else ""
     if access.password:
         login = f"{access.username}  {terminal.strong(access.password)}"
     else:
-        login = f"{access.username}, password {in_file}or anew: {_NEW_PASSWORD}"
+        login = f"{access.username}, password {in_file}anew: {_NEW_PASSWORD}"
     if access.key:
         key = terminal.strong(access.key)
     elif ready.given_key_variable:
         key = f"as in {ready.given_key_variable}"
     else:
-        key = f"{in_file}or anew: {_NEW_KEY}"
+        key = f"{in_file}anew: {_NEW_KEY}"
     rows = [
         ("Admin", f"{ready.public_url}/admin/"),
         ("Login", login),

@@ -67,6 +67,15 @@ def test_a_step_is_not_told_twice() -> None:
     assert step.title == "Read a.py"
 
 
+def test_a_terminals_control_sequences_are_not_shown() -> None:
+    output = "\x1b[31mred\x1b[0m\tand \x1b]0;title\x07plain\r\nsecond line\x07"
+    answer = {"kind": "ObservationEvent", "id": "2", "observation": {"content": [{"type": "text", "text": output}]}}
+
+    (step,) = turn_story.steps([row(0, answer)])
+
+    assert texts(step)["Output"] == "red\tand plain\nsecond line"
+
+
 def test_the_answer_is_no_step() -> None:
     told = [text for step in recorded("terminal-then-message") for text in texts(step).values()]
 

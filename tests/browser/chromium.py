@@ -60,10 +60,14 @@ class Visit:
         return response.status if response is not None else 0
 
     def frame(self, part_of_url: str) -> Frame:
-        """The frame of that URL, once it has loaded."""
-        found = next(frame for frame in self.page.frames if part_of_url in frame.url)
-        found.wait_for_load_state()
-        return found
+        """The frame of that URL, once it has loaded. Lazy ones begin some time after they can be seen."""
+        for _ in range(400):
+            found = next((frame for frame in self.page.frames if part_of_url in frame.url), None)
+            if found is not None:
+                found.wait_for_load_state()
+                return found
+            self.page.wait_for_timeout(50)
+        raise TimeoutError(f"There is no frame of {part_of_url}; there are {[f.url for f in self.page.frames]}.")
 
 
 def browse(

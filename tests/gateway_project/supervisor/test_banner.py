@@ -56,7 +56,8 @@ def test_a_later_start_says_where_they_are_or_how_to_get_new_ones(tmp_path: Path
     path.touch()
 
     assert f"password in {path}, or anew: uv run python manage.py reset_admin_password" in _shown(first_login_path=path)
-    assert "anew: uv run python manage.py mint_key --tenant default --name laptop" in _shown()
+    assert "admin, password anew: uv run python manage.py reset_admin_password" in _shown()
+    assert "API key    anew: uv run python manage.py mint_key --tenant default --name laptop" in _shown()
     assert "/nowhere" not in _shown()
     assert '-H "Authorization: Bearer $GATEWAY_KEY"' in _shown()
 
