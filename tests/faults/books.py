@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from chatgateway.models import Turn
 from tests.fakes.agent_server import FakeAgentServer
 from tests.faults.calls import Call, tokens_in
+from tests.live.scripted_llm import ScriptedLlm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +40,17 @@ class Balance:
         return self.most_runs <= 1 and not broken
 
 
-def heard_by(agents: Iterable[FakeAgentServer]) -> Counter[str]:
-    """How often each question was posted to an agent. A conversation that is told anew repeats the earlier ones."""
+def heard_by(agents: Iterable[FakeAgentServer], llms: Iterable[ScriptedLlm]) -> Counter[str]:
+    """How often each question was posted to an agent, or sent by one to its LLM. A conversation that is told anew
+    repeats the earlier ones."""
     counted: Counter[str] = Counter()
     for agent in agents:
         for conversation in (*agent.conversations.values(), *agent.deleted):
             for content in conversation.posted:
                 counted.update(tokens_in("".join(part.get("text", "") for part in content))[-1:])
+    for llm in llms:
+        for request in llm.requests:
+            counted.update(tokens_in(request.last_user_text)[-1:])
     return counted
 
 

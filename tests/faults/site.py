@@ -22,6 +22,7 @@ from tests.faults import books, calls
 from tests.faults.books import Balance
 from tests.faults.calls import Call
 from tests.faults.processes import GatewayProcess, OwnProcess, WorkerProcess
+from tests.live.scripted_llm import ScriptedLlm
 from tests.waiting import eventually
 
 # What an agent does with the question of a token.
@@ -62,6 +63,7 @@ class Site:
         self.scenario = scenario
         self._balances = balances
         self.agents: list[FakeAgentServer] = []
+        self.llms: list[ScriptedLlm] = []  # behind real agent-servers: there the LLM tells what was heard
         self.calls: list[Call] = []
         self.profile = factories.profile(slug="chat")
         self.key = factories.api_key().text
@@ -190,7 +192,7 @@ class Site:
         for future in self._pending:
             future.result(within_seconds)
         eventually(self._is_quiet, timeout_seconds=within_seconds)
-        counted = books.balance(scenario=self.scenario, calls=self.calls, heard=books.heard_by(self.agents))
+        counted = books.balance(scenario=self.scenario, calls=self.calls, heard=books.heard_by(self.agents, self.llms))
         self._balances.append(counted)
         assert counted.holds, counted
         assert books.outcomes() == {name: number for name, number in outcomes.items() if number}

@@ -22,7 +22,7 @@ from gateway_project.supervisor import process_tree
 from gateway_project.supervisor.data_dir import locked
 from gateway_project.supervisor.network import free_port
 from tests.gateway_project.supervisor.tiny_programs import living
-from tests.live.conftest import agent_python
+from tests.live.agent_process import agent_python
 from tests.requirements import need
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(240)]

@@ -18,7 +18,8 @@ import pytest
 
 from tests import factories
 from tests.gateway_process import LiveGateway
-from tests.live.conftest import AgentServerProcess, register
+from tests.live.agent_process import AgentServerProcess
+from tests.live.conftest import register
 from tests.live.frozen_provider import FrozenProvider
 
 pytestmark = pytest.mark.live
