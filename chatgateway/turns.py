@@ -42,6 +42,7 @@ async def open_turn(
     drivers.refuse_if_draining()
 
     def open_row() -> tuple[Turn, Found]:
+        servers.lock()  # from here on no sweep ends the conversation's time
         at = audit.new_arrival()
         found = conversations.find_for(
             caller=arrival.caller,
