@@ -196,7 +196,9 @@ def _audited(conversation: Conversation) -> Iterator[EarlierMessage]:
 
 def restart(conversation: Conversation, *, on: AgentServer) -> None:
     """Start the conversation anew under its id, on the server `on`: what was kept of it is gone, out of reach or not to
-    be trusted."""
+    be trusted. Raises NotFound if that is because its owner deleted it."""
+    if Conversation.objects.filter(pk=conversation.pk, state=Conversation.State.DELETED).exists():
+        raise not_found()
     home, incarnation = _home_of(conversation), conversation.incarnation
     _begin_anew(conversation, state=Conversation.State.LOST)
     if home is not None and home.pk != on.pk:

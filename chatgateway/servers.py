@@ -192,13 +192,21 @@ def _is_behind_another(conversation_id: UUID, arrival: int) -> bool:
 
 
 def _best(servers: list[AgentServer], running: dict[int, int]) -> AgentServer | None:
-    """The server with the most free slots; None when all are full.
+    """The server with the most free slots, of several the one with the fewest conversations; None when all are full.
 
     One that has just failed is tried only if all have: a turn rather waits for a place where agents run.
     """
     usable = [server for server in servers if not _is_avoided(server)] or servers
-    free = [server for server in usable if running.get(server.pk, 0) < server.capacity]
-    return max(free, key=lambda server: server.capacity - running.get(server.pk, 0), default=None)
+    free = {server.pk: server.capacity - running.get(server.pk, 0) for server in usable}
+    most = max(free.values(), default=0)
+    if most <= 0:
+        return None
+    best = [server for server in usable if free[server.pk] == most]
+    if len(best) == 1:
+        return best[0]
+    living = Conversation.objects.filter(state=Conversation.State.LIVE, agent_server__in=best).order_by()
+    held = dict(living.values_list("agent_server_id").annotate(n=Count("pk")))
+    return min(best, key=lambda server: held.get(server.pk, 0))
 
 
 def _best_for(conversation: Conversation, servers: list[AgentServer], running: dict[int, int]) -> AgentServer | None:
