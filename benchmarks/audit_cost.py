@@ -146,7 +146,7 @@ class _Record:
 
         def close() -> None:
             audit.close_turn(turn, self.ending)
-            conversations.settle(conversation, cursor=5, good_leaf_event_id="5")
+            conversations.settle(conversation, turn=turn, profile=self.profile, cursor=5, good_leaf_event_id="5")
 
         started = time.perf_counter()
         turn, conversation = await writer.run(open_row)

@@ -61,14 +61,18 @@ def agent_for(
 
 def working_dir(*, profile: Profile, conversation: Conversation, server: AgentServer) -> str:
     """Return the absolute directory on `server` in which the agent works. Callers never choose any part of it."""
-    root = server.workspace_root.rstrip("/")
     match profile.workspace:
         case Profile.Workspace.FIXED:
             return profile.workspace_path
         case Profile.Workspace.PER_KEY:
-            return f"{root}/keys/{conversation.api_key_id}"
+            return f"{server.workspace_root.rstrip('/')}/keys/{conversation.api_key_id}"
         case _:
-            return f"{root}/{conversation.tenant_id}/{conversation.id}"
+            return own_directory(conversation=conversation, server=server)
+
+
+def own_directory(*, conversation: Conversation, server: AgentServer) -> str:
+    """Return the directory on `server` that is the conversation's alone, whether it is used or not."""
+    return f"{server.workspace_root.rstrip('/')}/{conversation.tenant_id}/{conversation.id}"
 
 
 def agent_digest(profile: Profile) -> str:

@@ -261,6 +261,12 @@ def run_seen_to_end(turn_id: UUID) -> None:
     Turn.objects.filter(pk=turn_id, run_ended_at__isnull=True).update(run_ended_at=timezone.now())
 
 
+def release_idempotency_keys(*, before: dt.datetime) -> int:
+    """Take the keys off turns that were opened before a moment and have ended; return how many there were."""
+    old = Turn.objects.exclude(idempotency_key="").exclude(outcome=Turn.Outcome.OPEN).filter(opened_at__lt=before)
+    return old.update(idempotency_key="")
+
+
 def renew_leases(owner: str, turn_ids: list[UUID]) -> None:
     """Keep this process's claim on its turns; called every few seconds for all of them at once."""
     Turn.objects.filter(pk__in=turn_ids, lease_owner=owner, outcome=Turn.Outcome.OPEN).update(

@@ -1,10 +1,12 @@
 """Which conversation does a request continue, or start? `find_for` is the one door; no view fetches one itself.
 
-The only writer of `Conversation` rows. Synchronous; runs inside the transaction that opens or closes a turn.
+The only writer of `Conversation` rows, and of the `Leftover` rows that say what one leaves on an agent-server.
+Synchronous; runs inside the transaction that opens or closes a turn, or ends the conversation's time.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from django.utils import timezone
 
 from chatgateway import agents, message_store, sql
 from chatgateway.errors import NotFound
-from chatgateway.models import AgentServer, Conversation, Turn
+from chatgateway.models import AgentServer, Conversation, Leftover, Turn
 from chatgateway.openai_api.messages import parse_messages
 from chatgateway.openai_api.transcript import (
     EarlierMessage,
@@ -29,13 +31,19 @@ from chatgateway.openai_api.transcript import (
 from profiles.access import Caller
 from profiles.models import ApiKey, Profile
 
+# What was asked not to be stored stays on its agent-server for no longer than somebody takes to answer.
+UNSTORED_HOURS = 1
+# Of conversations whose profile was deleted: what profiles say unless they are told otherwise.
+DEFAULT_KEEP_DAYS = 7
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """The conversation of a request, how it was found, and what to send to it.
 
     `how` is the value of the response header: `header`, `replay` or `new`. `parts` is the user message for the
-    agent: the new turn alone when the conversation lives, with the earlier turns told in it when it is new.
+    agent: the new turn alone when the conversation is continued, with the earlier turns told in it when it is new. A
+    conversation that has to be made anew under its id is told its record by the driver (`told_again`).
     """
 
     conversation: Conversation
@@ -60,8 +68,6 @@ def find_for(
         full = transcript if transcript.earlier else with_history_of(known, transcript)
         conversation = _create(caller, profile, suffix, end_user, told_from=None if transcript.earlier else known)
         return Found(conversation=conversation, how="replay", parts=told(full))
-    if known.state == Conversation.State.LOST:
-        return Found(conversation=known, how="header", parts=told(with_history_of(known, transcript)))
     return Found(conversation=known, how="header", parts=transcript.user_parts)
 
 
@@ -138,6 +144,7 @@ def _create(
         end_user=message_store.storable_text(end_user)[:256],
         system_suffix=message_store.storable_text(system_suffix),
         agent_digest=agents.agent_digest(profile),
+        expires_at=_idle_until(profile),
     )
     sql.insert([conversation])
     return conversation
@@ -153,6 +160,7 @@ def reserve(*, api_key: ApiKey, profile: Profile, server: AgentServer) -> Conver
         tenant_name=api_key.tenant.name,
         profile_slug=profile.slug,
         agent_digest=agents.agent_digest(profile),
+        expires_at=_idle_until(profile),
     )
     sql.insert([conversation])
     return conversation
@@ -205,13 +213,66 @@ def _audited(conversation: Conversation) -> Iterator[EarlierMessage]:
 # --- what a turn leaves behind -----------------------------------------------------------------------------------
 
 
-def restart(conversation: Conversation) -> None:
-    """Start the conversation anew under its id: what its agent-server kept of it is gone or not to be trusted."""
+def restart(conversation: Conversation, *, on: AgentServer) -> None:
+    """Start the conversation anew under its id, on the server `on`: what was kept of it is gone, out of reach or not to
+    be trusted. Raises NotFound if that is because its owner deleted it."""
+    if Conversation.objects.filter(pk=conversation.pk, state=Conversation.State.DELETED).exists():
+        raise not_found()
+    home, incarnation = _home_of(conversation), conversation.incarnation
+    _begin_anew(conversation, state=Conversation.State.LOST)
+    if home is not None and home.pk != on.pk:
+        _leave(conversation, home, incarnation=incarnation)
+
+
+def expire(conversation: Conversation) -> None:
+    """Note that the conversation's time on its agent-server is over. The next turn under its id makes it anew."""
+    home, incarnation = _home_of(conversation), conversation.incarnation
+    _begin_anew(conversation, state=Conversation.State.EXPIRED)
+    if home is not None:
+        _leave(conversation, home, incarnation=incarnation)
+
+
+def deleted(conversation: Conversation) -> None:
+    """Note that the conversation is not to be gone on with. The row and its turns stay for the audit."""
+    home = _home_of(conversation)
+    update(conversation, state=Conversation.State.DELETED, deleted_at=timezone.now())
+    if home is not None:
+        _leave(conversation, home, incarnation=conversation.incarnation)
+
+
+def given_back(conversation: Conversation, server: AgentServer, *, is_unused: bool) -> None:
+    """Note that a turn could not begin on `server`. `is_unused`: the conversation was made there for this turn.
+
+    What may have been made there is left behind; a conversation that has been at work there stays with its server.
+    """
+    is_there = conversation.state == Conversation.State.LIVE and conversation.agent_server_id == server.pk
+    if is_there and not is_unused:
+        return
+    incarnation = conversation.incarnation
+    if is_there:
+        _begin_anew(conversation, state=Conversation.State.LOST)
+    _leave(conversation, server, incarnation=incarnation)
+
+
+def settle(conversation: Conversation, *, turn: Turn, profile: Profile, **changes: Any) -> None:
+    """Write where the agent-server's log stands after a turn (`cursor`, `good_leaf_event_id`, …), and how long the
+    conversation may stay there now."""
+    until = _idle_until(profile, is_stored=turn.is_stored)
+    update(conversation, last_turn_at=timezone.now(), expires_at=until, **changes)
+
+
+def has_directory_on(conversation: Conversation, server: AgentServer) -> bool:
+    """Whether a directory that the conversation left on `server` has not been removed yet."""
+    left = Leftover.objects.filter(conversation_id=conversation.pk, agent_server=server)
+    return left.filter(kind=Leftover.Kind.DIRECTORY).exists()
+
+
+def _begin_anew(conversation: Conversation, *, state: Conversation.State) -> None:
     update(
         conversation,
         incarnation=conversation.incarnation + 1,
         agent_server=None,
-        state=Conversation.State.LOST,
+        state=state,
         cursor=-1,
         good_leaf_event_id="",
         needs_navigation=False,
@@ -220,14 +281,37 @@ def restart(conversation: Conversation) -> None:
     )
 
 
-def settle(conversation: Conversation, **changes: Any) -> None:
-    """Write where the agent-server's log stands after a turn (`cursor`, `good_leaf_event_id`, …)."""
-    update(conversation, last_turn_at=timezone.now(), **changes)
+def _home_of(conversation: Conversation) -> AgentServer | None:
+    """The agent-server that has the conversation; None also when its row was deleted."""
+    if conversation.agent_server_id is None:
+        return None
+    return AgentServer.objects.filter(pk=conversation.agent_server_id).first()
 
 
-def deleted(conversation: Conversation) -> None:
-    """Note that the conversation is gone from its agent-server. The row and its turns stay for the audit."""
-    update(conversation, state=Conversation.State.DELETED, deleted_at=timezone.now())
+def _leave(conversation: Conversation, server: AgentServer, *, incarnation: int) -> None:
+    """Have what the conversation has on `server` removed there. Left twice, it is removed at the later time."""
+    anew = {"incarnation": incarnation, "attempts": 0, "message": ""}
+    of_it: dict[str, Any] = {"agent_server": server, "conversation": conversation}
+    now = timezone.now()
+    Leftover.objects.update_or_create(**of_it, kind=Leftover.Kind.CONVERSATION, defaults=anew | {"due_at": now})
+    own = agents.own_directory(conversation=conversation, server=server)
+    # One that a key or a profile shares is not the conversation's to leave. Without any, the start broke off.
+    if conversation.working_dir in ("", own):
+        due_at = now + dt.timedelta(days=_keep_days(conversation))
+        changes = anew | {"path": own, "due_at": due_at}
+        Leftover.objects.update_or_create(**of_it, kind=Leftover.Kind.DIRECTORY, defaults=changes)
+
+
+def _keep_days(conversation: Conversation) -> int:
+    if conversation.profile_id is None:
+        return DEFAULT_KEEP_DAYS
+    days = Profile.objects.filter(pk=conversation.profile_id).values_list("workspace_keep_days", flat=True).first()
+    return DEFAULT_KEEP_DAYS if days is None else days
+
+
+def _idle_until(profile: Profile, *, is_stored: bool = True) -> dt.datetime:
+    hours = profile.conversation_idle_hours if is_stored else min(UNSTORED_HOURS, profile.conversation_idle_hours)
+    return timezone.now() + dt.timedelta(hours=hours)
 
 
 def update(conversation: Conversation, **changes: Any) -> None:

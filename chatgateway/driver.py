@@ -33,7 +33,7 @@ from chatgateway.answer import Showing, ShowingRules
 from chatgateway.endings import Run
 from chatgateway.errors import GatewayError, InternalError, TooManyRequests
 from chatgateway.live import LiveTurn
-from chatgateway.models import Conversation, Turn
+from chatgateway.models import AgentServer, Conversation, Turn
 from chatgateway.openai_api.chat_request import LlmOverrides
 from chatgateway.openai_api.transcript import UserPart
 from chatgateway.turn_events import AnswerShown, MessageAccepted, RunEvent, ShownEvent, TurnFailed
@@ -91,12 +91,13 @@ class Driver:
         self.profile = assignment.profile
         self.live = live
         self._overrides = assignment.overrides
-        self._parts = assignment.parts
+        self._parts = self._message = assignment.parts
         self._attached = assignment.attached
         self._sessions = sessions
         self._wait_for_slot = wait_for_slot
         self._follow_on = follow
         self._session: AgentSession | None = None
+        self._made_here = False  # the conversation, on the server at hand, for this turn
         self._unwritten: list[DurableEvent] = []
         self._written_at = self._opened = time.monotonic()
         self.run = Run(
@@ -208,19 +209,39 @@ class Driver:
             has_slot = await writer.run(lambda: servers.grant_again(turn, conversation, avoid=failed_on))
         if not has_slot and not await self._wait_for_slot(turn, settings.GATEWAY_QUEUE_TIMEOUT_SECONDS):
             raise TooManyRequests("All agents stayed busy. Try again in a moment.", retry_after_seconds=10)
+        await self._read_again()
+
+    async def _read_again(self) -> None:
+        """Turns that came first may have gone on with the conversation, made it anew, or deleted it."""
+        turn, conversation = self.turn, self.conversation
+
+        def read() -> None:
+            conversation.refresh_from_db()
+            if turn.incarnation != conversation.incarnation:
+                audit.advance(turn, incarnation=conversation.incarnation)
+
+        await writer.run(read)
+        if conversation.state == Conversation.State.DELETED:
+            raise conversations.not_found()
+        self.run.baseline = endings.counts_from(conversation.usage_baseline)
 
     async def _give_back(self, error: AgentServerError) -> None:
         """Give the slot back before another server is tried; nothing was started on this one."""
         turn, server = self.turn, self.turn.agent_server
         assert server is not None
+        conversation, is_unused = self.conversation, self._made_here
         logger.warning("agent-server %s could not take a turn: %s", server.name, error)
 
         def give_back() -> None:
             audit.release(turn)
+            if isinstance(error, Unreachable):
+                conversations.given_back(conversation, server, is_unused=is_unused)
+                audit.advance(turn, incarnation=conversation.incarnation)
             if not isinstance(error, CapacityReached):
                 servers.note_health(server, is_up=False, message=str(error))
 
         await writer.run(give_back)
+        self._made_here = False
 
     async def _run_on(self, session: AgentSession) -> None:
         if self._attached:
@@ -240,10 +261,13 @@ class Driver:
         await self._follow(session)
 
     async def _prepare(self, session: AgentSession) -> None:
-        spec = self._spec()
         if self.conversation.state != Conversation.State.LIVE:
-            await self._start(session, spec, template=self.profile.workspace_template)
+            await self._start(session)
             return
+        if self.conversation.agent_server_id != self.turn.agent_server_id:
+            await self._rebuild(session)  # its own agent-server is gone
+            return
+        spec = self._spec()
         digest = agents.llm_digest(spec.llm)
         try:
             await session.connect(after_seq=self.conversation.cursor)
@@ -262,10 +286,21 @@ class Driver:
         elif time.monotonic() - self._opened > FENCE_AFTER_SECONDS:
             await self._note()
 
-    async def _start(self, session: AgentSession, spec: AgentSpec, *, template: str) -> None:
-        server = self.turn.agent_server
+    async def _start(self, session: AgentSession, *, keeps_directory: bool = False) -> None:
+        """Create the conversation. `keeps_directory`: the agent finds its directory as it left it."""
+        conversation, parts, server = self.conversation, self._parts, self.turn.agent_server
         assert server is not None
-        await session.start(spec, template=template)
+
+        def tell() -> tuple[tuple[UserPart, ...], bool]:
+            return conversations.told_again(conversation, parts), conversations.has_directory_on(conversation, server)
+
+        has_directory = keeps_directory
+        if conversation.must_be_told:
+            self._message, was_left = await writer.run(tell)
+            has_directory = has_directory or was_left
+        spec = self._spec()
+        self._made_here = True
+        await session.start(spec, template="" if has_directory else self.profile.workspace_template)
         begun = self._note(
             state=Conversation.State.LIVE,
             agent_server=server,
@@ -276,18 +311,26 @@ class Driver:
         await asyncio.gather(begun, session.connect(after_seq=-1))
 
     async def _rebuild(self, session: AgentSession) -> None:
-        """The agent-server lost the conversation: start it anew under its id, told from the audited turns."""
-        conversation, turn, parts = self.conversation, self.turn, self._parts
+        """The conversation is lost, or its agent-server is: start it anew under its id, told from the audited turns."""
+        conversation, turn, server = self.conversation, self.turn, self.turn.agent_server
+        assert server is not None
+        was_here = conversation.agent_server_id == server.pk
 
-        def restart() -> tuple[UserPart, ...]:
-            conversations.restart(conversation)
+        def restart() -> None:
+            conversations.restart(conversation, on=server)
             audit.advance(turn, incarnation=conversation.incarnation)
-            return conversations.told_again(conversation, parts)
 
-        self._parts = await writer.run(restart)
+        await writer.run(restart)
         session.incarnation = conversation.incarnation
         self.run.baseline = {}
-        await self._start(session, self._spec(), template="")
+        await self._start(session, keeps_directory=was_here)
+
+    def _note_up(self) -> None:
+        """A server that answers is not down, whether or not a worker is there to find out."""
+        server = self.turn.agent_server
+        if server is not None and server.health == AgentServer.Health.DOWN:
+            server.health = AgentServer.Health.UP
+            writer.post(lambda: servers.note_health(server, is_up=True))
 
     def _spec(self) -> AgentSpec:
         server = self.turn.agent_server
@@ -310,7 +353,7 @@ class Driver:
     async def _send(self, session: AgentSession) -> None:
         self.run.began = True  # from here on the agent may act: no other server, no repeat
         try:
-            await session.send(message_parts(self._parts))
+            await session.send(message_parts(self._message))
         except Unreachable:
             self.run.began = False  # no connection was made: the message certainly did not arrive
             raise
@@ -351,6 +394,7 @@ class Driver:
         turn, now = self.turn, timezone.now()
         # Not awaited: tokens must not wait for it, and the close that follows goes through the same queue.
         writer.post(lambda: audit.advance(turn, phase=Turn.Phase.RUNNING, user_event_seq=seq, accepted_at=now))
+        self._note_up()
 
     def _record(self, durable: list[DurableEvent]) -> None:
         self.run.note_durable(durable)
@@ -369,13 +413,13 @@ class Driver:
 
     async def _close(self, ending: audit.Ending) -> None:
         """Commit the end, then tell it: a caller's next request, anywhere, finds the turn closed."""
-        turn, conversation = self.turn, self.conversation
+        turn, conversation, profile = self.turn, self.conversation, self.profile
         settled = self.run.settled(ending)
         turn.cancel_reason = self.live.cancel_reason
 
         def close() -> None:
             audit.close_turn(turn, ending)
-            conversations.settle(conversation, **settled)
+            conversations.settle(conversation, turn=turn, profile=profile, **settled)
 
         for pause in (*CLOSE_ATTEMPTS, None):
             try:

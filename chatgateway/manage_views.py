@@ -5,6 +5,7 @@ Paths and bodies are those of the agent-server's own API, so that scripts writte
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,8 @@ from chatgateway.models import Conversation
 from chatgateway.writer import writer
 from profiles import manage
 from profiles.authentication import MayManage
+
+logger = logging.getLogger(__name__)
 
 CALL_SECONDS = 15.0
 
@@ -78,16 +81,17 @@ class ConversationView(AsyncAPIView):
         )
 
     async def delete(self, _: Request, conversation_id: str) -> HttpResponse:
-        """Remove the conversation from its agent-server. Its turns stay in the audit; it cannot be continued."""
+        """Remove the conversation from its agent-server, now if that answers, else when it does. Its turns stay in the
+        audit; it cannot be continued."""
         conversation = await self._find(conversation_id)
         await turns.cancel_conversation(conversation.pk)
+        await writer.run(lambda: conversations.deleted(conversation))
         if conversation.agent_server is not None:
             client = current().client(conversation.agent_server)
             try:
                 await client.delete(conversation.pk, timeout_seconds=CALL_SECONDS)
             except AgentServerError as error:
-                raise _unavailable(error) from error
-        await writer.run(lambda: conversations.deleted(conversation))
+                logger.warning("conversation %s is deleted later: %s", conversation.pk, error)
         return json_response({"id": str(conversation.pk), "success": True, "message": "Conversation deleted"})
 
     async def _find(self, conversation_id: str) -> Conversation:

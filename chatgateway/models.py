@@ -159,6 +159,16 @@ class Conversation(models.Model):
     def __str__(self) -> str:
         return str(self.id)
 
+    @property
+    def has_home(self) -> bool:
+        """Whether it belongs to one agent-server, where its turns run."""
+        return self.agent_server_id is not None and self.state in (self.State.NEW, self.State.LIVE)
+
+    @property
+    def must_be_told(self) -> bool:
+        """Whether the agent of the next turn is a new one, which knows nothing of the turns before."""
+        return self.state in (self.State.LOST, self.State.EXPIRED)
+
 
 class Leftover(models.Model):
     """Something on an agent-server that is to be removed there: a conversation, or a conversation's own directory.
@@ -177,6 +187,8 @@ class Leftover(models.Model):
     incarnation = models.PositiveIntegerField(default=0)
     path = models.CharField(max_length=600, blank=True, help_text="Of a directory: absolute, on the agent-server.")
     due_at = models.DateTimeField(default=timezone.now)
+    # A worker is removing it until then at the latest: no turn of its conversation begins on the server meanwhile.
+    claimed_until = models.DateTimeField(null=True)
     attempts = models.PositiveIntegerField(default=0)
     message = models.CharField(max_length=300, blank=True, help_text="Why the last attempt failed.")
     created_at = models.DateTimeField(default=timezone.now)
@@ -184,6 +196,10 @@ class Leftover(models.Model):
     class Meta:
         ordering = ["due_at"]
         indexes = [models.Index(fields=["due_at"], name="leftover_due")]  # lifetime.remove_leftovers
+        constraints = [
+            # Left behind twice before it was removed, it is removed once, at the later time.
+            models.UniqueConstraint(fields=["agent_server", "conversation", "kind"], name="leftover_once"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.kind} of {self.conversation_id}"
@@ -200,6 +216,8 @@ class TaskRun(models.Model):
     name = models.CharField(max_length=100, unique=True)
     outcome = models.CharField(max_length=10, choices=Outcome)
     message = models.CharField(max_length=300, blank=True)
+    # How often it should run: a run that began much longer ago than this died with its worker.
+    every_seconds = models.PositiveIntegerField(default=0)
     runs = models.PositiveBigIntegerField(default=0)
     failures = models.PositiveBigIntegerField(default=0)
     started_at = models.DateTimeField()

@@ -14,17 +14,20 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import Count
+from django.db.models import Count, Value
+from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
 from chatgateway import audit
 from chatgateway.errors import AgentServerUnavailable, ConversationBusy, TooManyRequests
-from chatgateway.models import AgentServer, Conversation, Turn
+from chatgateway.models import AgentServer, Conversation, Leftover, Turn
 
 # How old the rows of servers may be that a turn is placed by.
 KNOWN_SECONDS = 1.0
 # Any number, as long as nothing else in the database locks on it.
 _PLACEMENT_LOCK = 0x6F68_6777
+# Later than any arrival of a turn.
+_NEVER = 2**63 - 1
 # How long a server that failed is passed over while another one can serve.
 AVOID_SECONDS = 15
 
@@ -78,7 +81,7 @@ def pick(*, conversation: Conversation, profile_id: int, is_new: bool, arrival: 
         raise TooManyRequests("All agents are busy and too many requests are waiting. Try again in a moment.")
     if waiting or (not is_new and _is_behind_another(conversation.pk, arrival)):
         return None
-    return _best(servers, running)
+    return _best(servers, running) if is_new else _best_for(conversation, servers, running)
 
 
 def refuse_if_busy(conversation: Conversation, arrival: int) -> None:
@@ -92,13 +95,17 @@ def refuse_if_busy(conversation: Conversation, arrival: int) -> None:
 def grant_again(turn: Turn, conversation: Conversation, *, avoid: frozenset[int]) -> bool:
     """Give a turn that failed to reach the servers in `avoid` a slot on another one, if one is free.
 
-    Raises AgentServerUnavailable when there is no other.
+    False as well when the queue has given it one meanwhile. Raises AgentServerUnavailable when there is no other.
     """
     assert turn.profile_id is not None
-    best = _best(_candidates(turn.profile_id, conversation, _locked_servers(), avoid), _load()[0])
-    if best is not None:
+    best = _best_for(conversation, _candidates(turn.profile_id, conversation, _locked_servers(), avoid), _load()[0])
+    if best is None:
+        return False
+    try:
         audit.assign(turn, best)
-    return best is not None
+    except audit.TurnLost:
+        return False
+    return True
 
 
 def grant_waiting() -> list[UUID]:
@@ -126,7 +133,8 @@ def grant_waiting() -> list[UUID]:
         if conversation is None or turn.profile_id is None or _is_behind_another(conversation.pk, turn.arrival):
             continue
         try:
-            best = _best(_candidates(turn.profile_id, conversation, servers, frozenset()), running)
+            able = _candidates(turn.profile_id, conversation, servers, frozenset())
+            best = _best_for(conversation, able, running)
             if best is not None:
                 audit.assign(turn, best)
                 running[best.pk] = running.get(best.pk, 0) + 1
@@ -137,15 +145,22 @@ def grant_waiting() -> list[UUID]:
     return granted
 
 
-def _locked_servers() -> list[AgentServer]:
-    """The servers that are not switched off, and the sole right to give away their slots until the commit.
+def lock() -> None:
+    """Have the sole right to give away slots, and to say that a conversation has none, until the commit.
 
-    The rows may be a second old; what counts is the lock and the load, which is counted under it. SQLite's
-    transactions are exclusive from their beginning (`transaction_mode`), PostgreSQL needs to be asked.
+    SQLite's transactions are exclusive from their beginning (`transaction_mode`), PostgreSQL needs to be asked.
     """
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_PLACEMENT_LOCK])
+
+
+def _locked_servers() -> list[AgentServer]:
+    """The servers that are not switched off, under the lock.
+
+    The rows may be a second old; what counts is the lock and the load, which is counted under it.
+    """
+    lock()
     if time.monotonic() - _known.read_at > KNOWN_SECONDS:
         _known.rows = list(AgentServer.objects.exclude(state=AgentServer.State.DISABLED).order_by("pk"))
         _known.read_at = time.monotonic()
@@ -167,6 +182,11 @@ def _load() -> tuple[dict[int, int], int]:
     return counted, waiting
 
 
+def is_at_work(conversation_id: UUID) -> bool:
+    """Whether a turn of the conversation is open, or its run may still go on. Under the lock it stays so."""
+    return _is_behind_another(conversation_id, _NEVER)
+
+
 def _is_behind_another(conversation_id: UUID, arrival: int) -> bool:
     """One conversation, one turn at a time, in order of arrival; a turn whose run may still go on is in the way."""
     key = Turn._meta.get_field("id").get_db_prep_value(conversation_id, connection)
@@ -180,32 +200,47 @@ def _is_behind_another(conversation_id: UUID, arrival: int) -> bool:
 
 
 def _best(servers: list[AgentServer], running: dict[int, int]) -> AgentServer | None:
-    """The server with the most free slots, one that has just failed last; None when all are full."""
-    free = [server for server in servers if running.get(server.pk, 0) < server.capacity]
-    if not free:
+    """The server with the most free slots, of several the one with the fewest conversations; None when all are full.
+
+    One that has just failed is tried only if all have: a turn rather waits for a place where agents run.
+    """
+    usable = [server for server in servers if not _is_avoided(server)] or servers
+    free = {server.pk: server.capacity - running.get(server.pk, 0) for server in usable}
+    most = max(free.values(), default=0)
+    if most <= 0:
         return None
-    return max(free, key=lambda server: (not _is_avoided(server), server.capacity - running.get(server.pk, 0)))
+    best = [server for server in usable if free[server.pk] == most]
+    if len(best) == 1:
+        return best[0]
+    living = Conversation.objects.filter(state=Conversation.State.LIVE, agent_server__in=best).order_by()
+    held = dict(living.values_list("agent_server_id").annotate(n=Count("pk")))
+    return min(best, key=lambda server: held.get(server.pk, 0))
+
+
+def _best_for(conversation: Conversation, servers: list[AgentServer], running: dict[int, int]) -> AgentServer | None:
+    """The best server for a conversation that is not new.
+
+    Those on which a sweep is removing, at this moment, what the conversation had left there count as full: it is over
+    within seconds, and what was begun there meanwhile would be removed with it.
+    """
+    best = _best(servers, running)
+    if best is None or best.pk == conversation.agent_server_id:
+        return best
+    at_it = Leftover.objects.filter(conversation_id=conversation.pk, claimed_until__gt=Now())
+    claimed = set(at_it.values_list("agent_server_id", flat=True))
+    return _best([server for server in servers if server.pk not in claimed], running)
 
 
 def _candidates(
     profile_id: int, conversation: Conversation, servers: list[AgentServer], avoid: frozenset[int]
 ) -> list[AgentServer]:
     """Servers that may run the turn, full ones included; raises AgentServerUnavailable when there is none."""
-    if conversation.state != Conversation.State.LOST and conversation.agent_server_id is not None:
-        home = [server for server in servers if server.pk == conversation.agent_server_id]
-        if home and home[0].pk in avoid:
-            raise AgentServerUnavailable(
-                "The agent-server of this conversation does not answer. Try again in a moment.", retry_after_seconds=5
-            )
-        if home:
-            return home
-        raise AgentServerUnavailable(
-            "The agent-server of this conversation is switched off. Start a new conversation, or try again later."
-        )
     bound = _bound_servers(profile_id)
     active = [server for server in servers if server.state == AgentServer.State.ACTIVE]
     allowed = [server for server in active if not bound or server.pk in bound]
     fresh = [server for server in allowed if server.pk not in avoid]
+    if conversation.has_home:
+        return _at_home(conversation, servers, fresh, avoid)
     if not fresh:
         raise AgentServerUnavailable(
             "No agent-server answers. Try again in a moment; the administrator sees why under Agent-servers."
@@ -216,6 +251,43 @@ def _candidates(
     return fresh
 
 
+def _at_home(
+    conversation: Conversation, servers: list[AgentServer], fresh: list[AgentServer], avoid: frozenset[int]
+) -> list[AgentServer]:
+    """The server that has the conversation; or, if that is gone and others can take it, those."""
+    home = next((server for server in servers if server.pk == conversation.agent_server_id), None)
+    # One that was never started was reserved for its server: it has no history to be told elsewhere.
+    if conversation.state == Conversation.State.LIVE and (home is None or _is_gone(home)):
+        elsewhere = [
+            server
+            for server in fresh
+            if server.pk != conversation.agent_server_id and server.health != AgentServer.Health.DOWN
+        ]
+        if elsewhere:
+            return elsewhere
+    if home is None:
+        raise AgentServerUnavailable(
+            "The agent-server of this conversation is switched off. Start a new conversation, or try again later."
+        )
+    if home.pk in avoid:
+        raise AgentServerUnavailable(
+            "The agent-server of this conversation does not answer. Try again in a moment.", retry_after_seconds=5
+        )
+    return [home]
+
+
+def _is_gone(server: AgentServer) -> bool:
+    """Whether the server has been seen to fail for so long that its conversations are better told elsewhere.
+
+    What counts is the time between the first failure and the last: a server that failed once, an hour ago, and was
+    not asked since may be well.
+    """
+    if server.health != AgentServer.Health.DOWN or server.down_since is None or server.health_checked_at is None:
+        return False
+    failed_for = server.health_checked_at - server.down_since
+    return failed_for.total_seconds() >= settings.GATEWAY_SERVER_GONE_SECONDS
+
+
 def _is_avoided(server: AgentServer) -> bool:
     if server.health != AgentServer.Health.DOWN or server.health_checked_at is None:
         return False
@@ -224,10 +296,12 @@ def _is_avoided(server: AgentServer) -> bool:
 
 def note_health(server: AgentServer, *, is_up: bool, message: str = "", **facts: Any) -> None:
     """Write what a call to the server showed. `facts` are `version`, `capabilities`, `usable_tools`."""
+    now = timezone.now()
     AgentServer.objects.filter(pk=server.pk).update(
         health=AgentServer.Health.UP if is_up else AgentServer.Health.DOWN,
-        health_checked_at=timezone.now(),
+        health_checked_at=now,
         health_message=message[:300],
+        down_since=None if is_up else Coalesce("down_since", Value(now)),
         **facts,
     )
     forget()

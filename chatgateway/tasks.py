@@ -1,5 +1,5 @@
 """Sweeps that Celery runs. Each works from rows, may run twice at once, and is bounded by deadlines in its own code:
-the embedded worker's thread pool knows no time limits."""
+the embedded worker's thread pool knows no time limits. What each returns is what the admin says of its last run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import asyncio
 import aiohttp
 from celery import shared_task
 
-from chatgateway import servers
+from chatgateway import lifetime, servers
 from chatgateway.agentserver.client import AgentServerClient, new_http_session
 from chatgateway.agentserver.exceptions import AgentServerError
 from chatgateway.agentserver.schemas import ServerInfo
@@ -18,13 +18,15 @@ PROBE_SECONDS = 5.0
 
 
 @shared_task(name="chatgateway.tasks.probe_servers")
-def probe_servers() -> None:
+def probe_servers() -> str:
     """Ask every agent-server how it is. A server that answers again is used again at once."""
     rows = list(AgentServer.objects.exclude(state=AgentServer.State.DISABLED))
+    n_up = 0
     for server, facts in zip(rows, asyncio.run(_probe_all(rows)), strict=True):
         if isinstance(facts, AgentServerError):
             servers.note_health(server, is_up=False, message=f"{type(facts).__name__}: {facts}")
         else:
+            n_up += 1
             servers.note_health(
                 server,
                 is_up=True,
@@ -32,6 +34,27 @@ def probe_servers() -> None:
                 capabilities=sorted(facts.capabilities),
                 usable_tools=sorted(facts.usable_tools),
             )
+    return f"{n_up} of {len(rows)} agent-servers answered"
+
+
+@shared_task(name="chatgateway.tasks.expire_conversations")
+def expire_conversations() -> str:
+    """End the time of conversations that are idle, or too many, on their agent-servers."""
+    idle, too_many = lifetime.expire_idle(), lifetime.expire_beyond_limits()
+    return f"{idle} idle for too long, {too_many} beyond a server's limit"
+
+
+@shared_task(name="chatgateway.tasks.remove_leftovers")
+def remove_leftovers() -> str:
+    """Remove from agent-servers what conversations have left there."""
+    done = lifetime.remove_leftovers()
+    return f"{done.removed} removed, {done.kept} in use again, {done.failed} failed"
+
+
+@shared_task(name="chatgateway.tasks.release_idempotency_keys")
+def release_idempotency_keys() -> str:
+    """Let idempotency keys of a day ago name new requests."""
+    return f"{lifetime.release_idempotency_keys()} keys released"
 
 
 async def _probe_all(rows: list[AgentServer]) -> list[ServerInfo | AgentServerError]:

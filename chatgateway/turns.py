@@ -112,6 +112,7 @@ def _open_row(
     profile: Profile,
     requested: UUID | None,
 ) -> tuple[Turn, Found]:
+    servers.lock()  # from here on no sweep ends the conversation's time
     at = audit.new_arrival()
     found = conversations.find_for(
         caller=arrival.caller,

@@ -364,6 +364,8 @@ GATEWAY_HEADERS_WITHIN_SECONDS = _number("GATEWAY_HEADERS_WITHIN_SECONDS", 0.8)
 GATEWAY_QUEUE_TIMEOUT_SECONDS = _number("GATEWAY_QUEUE_TIMEOUT_SECONDS", 120)
 # More waiting turns than this are refused at once.
 GATEWAY_QUEUE_LIMIT = _integer("GATEWAY_QUEUE_LIMIT", 200)
+# A conversation whose agent-server has failed for this long goes on at another one, told from the record.
+GATEWAY_SERVER_GONE_SECONDS = _number("GATEWAY_SERVER_GONE_SECONDS", 60)
 # How long a key or profile may be served from a process's memory after another process changed it.
 GATEWAY_CACHE_SECONDS = min(5.0, _number("GATEWAY_CACHE_SECONDS", 5))
 # Directories under which a profile may fix its workspace, as the agent-servers see them.

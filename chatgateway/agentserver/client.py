@@ -117,6 +117,29 @@ class AgentServerClient:
                 raise ValueError(f"{name} must be an absolute path, not {path!r}")
         copy_from, copy_to = shlex.quote(f"{source.rstrip('/')}/."), shlex.quote(f"{target.rstrip('/')}/")
         command = f"mkdir -p -- {copy_to} && cp -R -P -p -- {copy_from} {copy_to}"
+        await self._execute(command, f"copying {source} to {target}", timeout_seconds=timeout_seconds)
+
+    async def delete_directory(
+        self, path: str, *, root: str, tenant_id: int, conversation_id: UUID, timeout_seconds: float
+    ) -> None:
+        """Delete the directory of one conversation and all that is in it; no effect if there is none.
+
+        `path` must be exactly `{root}/{tenant_id}/{conversation_id}`, with `root` absolute: whatever the caller's row
+        says, nothing else is ever deleted. A link in its place is removed, not followed. Directories that an agent has
+        made read-only, as package caches are, go too.
+
+        Raises ValueError for any other path, before anything is sent; CommandFailed if the host could not do it.
+        """
+        if not root.startswith("/") or "\0" in root or {".", ".."} & set(root.split("/")):
+            raise ValueError(f"root must be an absolute path, not {root!r}")
+        if path != f"{root.rstrip('/')}/{tenant_id}/{conversation_id}":
+            raise ValueError(f"{path!r} is not the directory of conversation {conversation_id} below {root!r}")
+        target = shlex.quote(path)
+        make_writable = f"if [ -d {target} ] && [ ! -L {target} ]; then chmod -R u+rwX -- {target} 2>/dev/null; fi"
+        await self._execute(f"{make_writable}; rm -rf -- {target}", f"deleting {path}", timeout_seconds=timeout_seconds)
+
+    async def _execute(self, command: str, what: str, *, timeout_seconds: float) -> None:
+        """Run a command in the server's shell and wait for it. Raises CommandFailed."""
         body = {"command": command, "timeout": max(1, int(timeout_seconds))}
         _, answer = await self._rest.call(
             "POST", "/api/bash/execute_bash_command", json=body, timeout_seconds=timeout_seconds
@@ -124,7 +147,7 @@ class AgentServerClient:
         result = _object(answer, "execute_bash_command")
         if result.get("exit_code") != 0:
             said = str(result.get("stderr") or result.get("stdout") or "no output").strip()
-            raise CommandFailed(_exit_code(result), f"copying {source} to {target}: {said[:_OUTPUT_CHARS]}")
+            raise CommandFailed(_exit_code(result), f"{what}: {said[:_OUTPUT_CHARS]}")
 
     # --- conversations --------------------------------------------------------------------------------------------
 

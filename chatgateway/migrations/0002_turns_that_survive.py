@@ -26,6 +26,7 @@ class Migration(migrations.Migration):
                 ('incarnation', models.PositiveIntegerField(default=0)),
                 ('path', models.CharField(blank=True, help_text='Of a directory: absolute, on the agent-server.', max_length=600)),
                 ('due_at', models.DateTimeField(default=django.utils.timezone.now)),
+                ('claimed_until', models.DateTimeField(null=True)),
                 ('attempts', models.PositiveIntegerField(default=0)),
                 ('message', models.CharField(blank=True, help_text='Why the last attempt failed.', max_length=300)),
                 ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
@@ -41,6 +42,7 @@ class Migration(migrations.Migration):
                 ('name', models.CharField(max_length=100, unique=True)),
                 ('outcome', models.CharField(choices=[('running', 'running'), ('done', 'done'), ('failed', 'failed')], max_length=10)),
                 ('message', models.CharField(blank=True, max_length=300)),
+                ('every_seconds', models.PositiveIntegerField(default=0)),
                 ('runs', models.PositiveBigIntegerField(default=0)),
                 ('failures', models.PositiveBigIntegerField(default=0)),
                 ('started_at', models.DateTimeField()),
@@ -135,5 +137,9 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='leftover',
             index=models.Index(fields=['due_at'], name='leftover_due'),
+        ),
+        migrations.AddConstraint(
+            model_name='leftover',
+            constraint=models.UniqueConstraint(fields=('agent_server', 'conversation', 'kind'), name='leftover_once'),
         ),
     ]

@@ -338,11 +338,11 @@ class FakeAgentServer:
         assert self._site is not None
         await self._site.stop()
         if graceful:
-            for conversation in self.conversations.values():
+            for conversation in list(self.conversations.values()):
                 await self._pause_for_shutdown(conversation)
             await self.socket_faults.close_and_wait(1012)
         else:
-            for conversation in self.conversations.values():
+            for conversation in list(self.conversations.values()):
                 await self._end_task(conversation)
         self._cut_connections()
 

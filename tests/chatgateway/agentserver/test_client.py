@@ -581,6 +581,71 @@ async def test_directories_are_named_absolutely(agent_server, source, target, na
             await client.copy_directory(source, target, timeout_seconds=SECONDS)
 
 
+async def test_a_conversations_directory_is_deleted_with_all_in_it_and_a_second_time_too(agent_server, tmp_path):
+    conversation_id = uuid.uuid4()
+    directory = tmp_path / "root; touch pwned" / "7" / str(conversation_id)
+    cache = directory / "read-only" / "deeper"
+    cache.mkdir(parents=True)
+    (cache / "file.txt").write_text("x")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "kept.txt").write_text("x")
+    (directory / "link").symlink_to(tmp_path / "outside")
+    cache.chmod(0o500)
+    cache.parent.chmod(0o500)
+    neighbour = directory.parent / str(uuid.uuid4())
+    neighbour.mkdir()
+    named = {"root": f"{tmp_path}/root; touch pwned/", "tenant_id": 7, "conversation_id": conversation_id}
+    async with client_of(agent_server) as client:
+        await client.delete_directory(str(directory), **named, timeout_seconds=SECONDS)
+        await client.delete_directory(str(directory), **named, timeout_seconds=SECONDS)
+
+    assert [path.name for path in directory.parent.iterdir()] == [neighbour.name]
+    assert (tmp_path / "outside" / "kept.txt").exists()
+    assert not list(tmp_path.rglob("pwned"))
+
+
+async def test_a_link_in_a_directorys_place_is_removed_and_not_followed(agent_server, tmp_path):
+    conversation_id = uuid.uuid4()
+    directory = tmp_path / "7" / str(conversation_id)
+    directory.parent.mkdir()
+    (tmp_path / "outside").mkdir(mode=0o500)
+    directory.symlink_to(tmp_path / "outside")
+    async with client_of(agent_server) as client:
+        await client.delete_directory(
+            str(directory), root=str(tmp_path), tenant_id=7, conversation_id=conversation_id, timeout_seconds=SECONDS
+        )
+
+    assert not directory.is_symlink()
+    assert (tmp_path / "outside").stat().st_mode & 0o777 == 0o500
+
+
+@pytest.mark.parametrize(
+    ("root", "path"),
+    [
+        ("/srv", "/srv/7"),
+        ("/srv", "/srv/8/{id}"),
+        ("/srv", "/srv/7/{id}/"),
+        ("/srv", "/srv/7/{id}/.."),
+        ("/srv", "/srv/7/../7/{id}"),
+        ("/srv", "/etc"),
+        ("/srv/..", "/srv/../7/{id}"),
+        ("srv", "srv/7/{id}"),
+        ("/sr\0v", "/sr\0v/7/{id}"),
+        ("", "/7/{id}"),
+    ],
+)
+async def test_no_other_directory_is_ever_deleted(agent_server, root, path):
+    conversation_id = uuid.uuid4()
+    async with client_of(agent_server) as client:
+        with pytest.raises(ValueError, match=r"must be an absolute path|is not the directory of conversation"):
+            await client.delete_directory(
+                path.format(id=conversation_id), root=root, tenant_id=7, conversation_id=conversation_id,
+                timeout_seconds=SECONDS,
+            )  # fmt: skip
+
+    assert agent_server.requests == []
+
+
 async def test_two_conversations_at_once_do_not_mix(agent_server: FakeAgentServer):
     agent_server.on_message = lambda conversation, text: [Answer(f"{conversation.id} says so")]
     async with client_of(agent_server) as client:
