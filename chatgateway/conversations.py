@@ -118,8 +118,6 @@ def _must_start_anew(known: Conversation, profile: Profile, transcript: Transcri
 def parts_for(conversation: Conversation, *, transcript: Transcript, how: str) -> tuple[UserPart, ...]:
     """Return the user message for the agent once more, for a turn that was opened with `how` and never begun."""
     if how == "header":
-        if conversation.state == Conversation.State.LOST:
-            return told(with_history_of(conversation, transcript))
         return transcript.user_parts
     if conversation.told_from is not None and not transcript.earlier:
         return told(with_history_of(conversation.told_from, transcript))

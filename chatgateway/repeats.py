@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import datetime as dt
 
+from django.db import connection
 from django.utils import timezone
 
 from chatgateway import audit
@@ -91,8 +92,15 @@ def _is_stopped_for_good(turn: Turn) -> bool:
 
 
 def _newest_equal(arrival: Arrival) -> Turn | None:
-    rows = _rows().filter(api_key_id=arrival.caller.api_key_id, retry_digest=arrival.retry_digest, idempotency_key="")
-    return rows.order_by("-arrival").first()
+    with connection.cursor() as cursor:
+        # Plain SQL: every request of a client that marks nothing runs it, and hardly ever finds anything.
+        cursor.execute(
+            "SELECT id FROM chatgateway_turn WHERE api_key_id = %s AND retry_digest = %s AND idempotency_key = '' "
+            "ORDER BY arrival DESC LIMIT 1",
+            [arrival.caller.api_key_id, arrival.retry_digest],
+        )
+        found = cursor.fetchone()
+    return None if found is None else _rows().filter(pk=found[0]).first()
 
 
 def _rows() -> TurnQuerySet:

@@ -257,7 +257,7 @@ def _at_home(
     """The server that has the conversation; or, if that is gone and others can take it, those."""
     home = next((server for server in servers if server.pk == conversation.agent_server_id), None)
     # One that was never started was reserved for its server: it has no history to be told elsewhere.
-    if conversation.state == Conversation.State.LIVE and (home is None or _is_gone(home)):
+    if conversation.state == Conversation.State.LIVE and (home is None or is_gone(home)):
         elsewhere = [
             server
             for server in fresh
@@ -276,7 +276,7 @@ def _at_home(
     return [home]
 
 
-def _is_gone(server: AgentServer) -> bool:
+def is_gone(server: AgentServer) -> bool:
     """Whether the server has been seen to fail for so long that its conversations are better told elsewhere.
 
     What counts is the time between the first failure and the last: a server that failed once, an hour ago, and was

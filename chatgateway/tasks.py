@@ -8,7 +8,7 @@ import asyncio
 import aiohttp
 from celery import shared_task
 
-from chatgateway import lifetime, servers
+from chatgateway import lifetime, servers, turns
 from chatgateway.agentserver.client import AgentServerClient, new_http_session
 from chatgateway.agentserver.exceptions import AgentServerError
 from chatgateway.agentserver.schemas import ServerInfo
@@ -35,6 +35,12 @@ def probe_servers() -> str:
                 usable_tools=sorted(facts.usable_tools),
             )
     return f"{n_up} of {len(rows)} agent-servers answered"
+
+
+@shared_task(name="chatgateway.tasks.recover_turns")
+def recover_turns() -> str:
+    """Take over turns whose process died, where no gateway process has done so."""
+    return f"{asyncio.run(turns.recover())} turns taken over"
 
 
 @shared_task(name="chatgateway.tasks.expire_conversations")

@@ -239,8 +239,10 @@ async def free_slots(limit: int = ADOPT_LIMIT) -> int:
             except ConversationMissing:
                 pass  # what does not exist does not run
             except AgentServerError as error:
-                logger.warning("the slot of turn %s cannot be freed yet: %s", turn.pk, error)
-                continue
+                if not servers.is_gone(turn.agent_server):
+                    logger.warning("the slot of turn %s cannot be freed yet: %s", turn.pk, error)
+                    continue
+                # Its conversation may go on elsewhere; what still runs there, if anything, is deleted when it is back.
         turn_id = turn.pk
         await writer.run(lambda turn_id=turn_id: audit.run_seen_to_end(turn_id))  # type: ignore[misc]
         freed += 1

@@ -23,6 +23,7 @@ _DAY = 86_400.0
 # Seconds between runs. A run that is lost costs one period, never data.
 app.conf.beat_schedule = {
     "probe agent-servers": {"task": "chatgateway.tasks.probe_servers", "schedule": 10.0},
+    "recover turns": {"task": "chatgateway.tasks.recover_turns", "schedule": 15.0},
     "expire conversations": {"task": "chatgateway.tasks.expire_conversations", "schedule": 60.0},
     "remove leftovers": {"task": "chatgateway.tasks.remove_leftovers", "schedule": 60.0},
     "release idempotency keys": {"task": "chatgateway.tasks.release_idempotency_keys", "schedule": 3600.0},

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
+from django.db.models.functions import Now
+from django.utils import timezone
 
+from chatgateway import tasks, turns
 from chatgateway.models import AgentServer, Attempt, Turn
 from profiles.models import OnDisconnect
 from tests.fakes.agent_script import Answer, Gate, Step
@@ -122,6 +126,53 @@ def test_a_turn_that_was_to_be_stopped_is_stopped_by_the_successor(
 
     assert (turn.outcome, turn.cancel_reason) == ("cancelled", "admin")
     assert agent_server.only_conversation.interrupts > 0
+
+
+# --- no gateway process is left ---------------------------------------------------------------------------------------
+
+
+def left_behind(http: httpx.Client, served: LiveGateway, agent_server: FakeAgentServer, pool: Any) -> Gate:
+    """A turn in mid-run whose process is gone, and nobody else there but the worker."""
+    gate = held_answer(agent_server)
+    pool.submit(http.post, CHAT, json=question())
+    gate.wait_until_reached()
+    eventually(lambda: Turn.objects.get().user_event_seq is not None)
+    served.stop()
+    Turn.objects.update(lease_expires_at=Now() - dt.timedelta(seconds=11))
+    return gate
+
+
+def test_the_worker_finishes_the_record_where_no_gateway_is_left(
+    http: httpx.Client, served: LiveGateway, agent_server: FakeAgentServer, pool: Any, settings: Any
+) -> None:
+    settings.GATEWAY_SHUTDOWN_GRACE_SECONDS = 0.1
+    left_behind(http, served, agent_server, pool).open()
+
+    assert tasks.recover_turns() == "1 turns taken over"
+
+    turn = Turn.objects.get()
+    assert (turn.outcome, turn.answer, turn.run_ended_at is not None) == ("answered", "One. Two.", True)
+    assert eventually(lambda: turn.events.filter(kind="MessageEvent").count() == 2)
+
+
+def test_the_worker_follows_no_run_for_long(
+    http: httpx.Client,
+    served: LiveGateway,
+    agent_server: FakeAgentServer,
+    pool: Any,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings.GATEWAY_SHUTDOWN_GRACE_SECONDS = 0.1
+    monkeypatch.setattr(turns, "RECOVER_SECONDS", 0.5)
+    gate = left_behind(http, served, agent_server, pool)
+
+    tasks.recover_turns()
+    turn = Turn.objects.get()
+
+    assert turn.outcome == "open"
+    assert turn.lease_expires_at < timezone.now()  # whoever comes first goes on with it
+    gate.open()
 
 
 # --- an agent-server that was restarted -----------------------------------------------------------------------------

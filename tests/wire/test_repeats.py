@@ -80,6 +80,8 @@ def test_the_same_key_twice_at_once_is_one_run_and_one_answer(
 
     calls = [pool.submit(http.post, CHAT, json=question(stream=is_stream), headers=KEY) for _ in range(2)]
     eventually(lambda: Attempt.objects.count() == 2)
+    gate.wait_until_reached()
+    assert (len(agent_server.handshakes), len(agent_server.calls("GET"))) == (1, 0)  # joining asks the agent nothing
     gate.open()
     replies = [call.result(timeout=10) for call in calls]
 
