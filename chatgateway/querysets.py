@@ -17,6 +17,12 @@ class AgentServerQuerySet(models.QuerySet["AgentServer"]):
         """Adds `running`: turns that hold a slot, open ones and closed ones whose run has not been seen to end."""
         return self.annotate(running=Count("turns", filter=Q(turns__run_ended_at__isnull=True)))
 
+    def shared_by_tenants(self) -> AgentServerQuerySet:
+        """Those with conversations of several tenants on them; adds `n_tenants`, how many."""
+        living = Q(conversations__state="live")
+        counted = self.annotate(n_tenants=Count("conversations__tenant", filter=living, distinct=True))
+        return counted.filter(n_tenants__gt=1)
+
 
 class ConversationQuerySet(models.QuerySet["Conversation"]):
     def of_caller(self, *, tenant_id: int, api_key_id: int, only_own: bool) -> ConversationQuerySet:

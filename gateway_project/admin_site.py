@@ -22,6 +22,7 @@ _SECTIONS = (
             ("Turns", "forum", "chatgateway.turn"),
             ("Conversations", "chat", "chatgateway.conversation"),
             ("Agent-servers", "dns", "chatgateway.agentserver"),
+            ("Background tasks", "schedule", "chatgateway.taskrun"),
         ),
     ),
     (

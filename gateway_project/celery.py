@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from celery import Celery
-from celery.signals import celeryd_init, setup_logging, worker_ready
+from celery import Celery, Task
+from celery.signals import celeryd_init, setup_logging, task_postrun, task_prerun, worker_ready
+from celery.states import SUCCESS
 
 from gateway_project.hardening import protect_process
 
@@ -33,6 +34,7 @@ app.conf.beat_schedule = {
 # A task that could not run at its time is not worth running later: the next one does the same.
 for entry in app.conf.beat_schedule.values():
     entry["options"] = {"expires": entry["schedule"]}
+_EVERY_SECONDS: dict[str, float] = {entry["task"]: entry["schedule"] for entry in app.conf.beat_schedule.values()}
 
 
 @celeryd_init.connect
@@ -52,3 +54,24 @@ def _tell_supervisor(**_: Any) -> None:
     """`up` waits for this file; other set-ups do not name one."""
     if path := os.environ.get(_READY_FILE):
         Path(path).touch()
+
+
+# --- the record of runs that the admin shows. Celery logs what fails here, and runs the task all the same. ---
+
+
+@task_prerun.connect
+def _note_begin(task: Task[Any, Any], **_: Any) -> None:
+    if task.name in _EVERY_SECONDS:
+        from chatgateway import task_log  # models: not before Django is set up
+
+        task_log.begin(task.name, every_seconds=_EVERY_SECONDS[task.name])
+
+
+@task_postrun.connect
+def _note_end(task: Task[Any, Any], retval: Any, state: str, **_: Any) -> None:
+    if task.name in _EVERY_SECONDS:
+        from chatgateway import task_log
+
+        is_failure = state != SUCCESS
+        message = f"{type(retval).__name__}: {retval}" if is_failure else str(retval or "")
+        task_log.end(task.name, message=message, is_failure=is_failure)

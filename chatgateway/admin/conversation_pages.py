@@ -30,6 +30,7 @@ _STATES = {
     Conversation.State.LIVE.value: "success",
     Conversation.State.DELETED.value: "default",
     Conversation.State.LOST.value: "warning",
+    Conversation.State.EXPIRED.value: "default",
 }
 # Something was spent, and nobody knows how much.
 _UNPRICED = Q(cost_usd__isnull=True) & (Q(input_tokens__gt=0) | Q(output_tokens__gt=0))

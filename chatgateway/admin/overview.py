@@ -12,6 +12,8 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 
+from chatgateway import task_log
+from chatgateway.admin.task_pages import NO_WORKER
 from chatgateway.models import AgentServer, Turn
 from profiles.admin_theme import duration, moment, usd
 from profiles.models import ApiKey, Profile
@@ -94,6 +96,8 @@ def _todos(servers: list[AgentServer], now: dt.datetime) -> list[Todo]:
         )
     if not ApiKey.objects.usable(now=now).exists():
         todos.append(_todo("Nobody can call yet: there is no live API key.", "Make a key", "profiles_apikey_add"))
+    if task_log.is_silent(now=now):
+        todos.append(_todo(NO_WORKER, "Background tasks", "chatgateway_taskrun_changelist"))
     return todos
 
 

@@ -7,15 +7,15 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.db import models, transaction
-from django.db.models import Count, OuterRef, Subquery
+from django.db.models import Count, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
-from django.http import HttpRequest, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.urls import reverse
 
 from chatgateway import servers
 from chatgateway.admin.server_trial import trial_page
-from chatgateway.models import AgentServer, Turn
+from chatgateway.models import AgentServer, Conversation, Leftover, Turn
 from profiles import manage
 from profiles.admin.secret_fields import SecretsForm, secret_formfield
 from profiles.admin_theme import ModelAdmin, column, detail_action, is_list, moment
@@ -87,7 +87,7 @@ class AgentServerAdmin(ModelAdmin[AgentServer]):
     list_filter = ("state", "health", "version")
     search_fields = ("name", "url")
     autocomplete_fields = ("profiles",)
-    readonly_fields = ("health_now", "version_told", "tools_told")
+    readonly_fields = ("health_now", "version_told", "tools_told", "kept_told", "leftovers_told")
     actions = None
     actions_detail = ("try_out", "turns_of")
     change_form_before_template = "chatgateway/admin/server_notices.html"
@@ -118,6 +118,7 @@ class AgentServerAdmin(ModelAdmin[AgentServer]):
             },
         ),
         ("What it says of itself", {"fields": ("health_now", "version_told", "tools_told")}),
+        ("What is kept on it", {"fields": ("kept_told", "leftovers_told")}),
     )
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[AgentServer]:
@@ -166,7 +167,9 @@ class AgentServerAdmin(ModelAdmin[AgentServer]):
         if server.health_checked_at is None:
             return "Not checked yet. Press “Test”."
         said = f": {server.health_message}" if server.health_message else ""
-        return f"{server.get_health_display().capitalize()} at {moment(server.health_checked_at, seconds=True)}{said}"
+        since = f", down since {moment(server.down_since, seconds=True)}" if server.down_since else ""
+        at = moment(server.health_checked_at, seconds=True)
+        return f"{server.get_health_display().capitalize()} at {at}{since}{said}"
 
     @column("Version")
     def version_told(self, server: AgentServer) -> str:
@@ -176,12 +179,45 @@ class AgentServerAdmin(ModelAdmin[AgentServer]):
     def tools_told(self, server: AgentServer) -> str:
         return ", ".join(str(name) for name in server.usable_tools or ()) or "Unknown until it was checked."
 
+    @column("Conversations")
+    def kept_told(self, server: AgentServer) -> str:
+        living = server.conversations.filter(state=Conversation.State.LIVE).count()
+        return f"{living} of at most {server.max_conversations}"
+
+    @column("To be removed")
+    def leftovers_told(self, server: AgentServer) -> str:
+        left = server.leftovers.order_by("-attempts")
+        worst = left.first()
+        if worst is None:
+            return "Nothing."
+        counted = left.aggregate(
+            conversations=Count("pk", filter=Q(kind=Leftover.Kind.CONVERSATION)),
+            directories=Count("pk", filter=Q(kind=Leftover.Kind.DIRECTORY)),
+        )
+        failing = f" Last failure: {worst.message}" if worst.message else ""
+        now, later = counted["conversations"], counted["directories"]
+        return f"Conversations: {now}. Directories, each when its time comes: {later}.{failing}"
+
+    # --- the page of a server -----------------------------------------------------------------------------------------
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        context = {**(extra_context or {}), "shared": None}
+        if object_id is not None and object_id.isdecimal():
+            context["shared"] = AgentServer.objects.shared_by_tenants().filter(pk=object_id).first()
+        return super().changeform_view(request, object_id, form_url, context)
+
     # --- saving -----------------------------------------------------------------------------------------------------
 
     def save_model(self, request: HttpRequest, obj: AgentServer, form: Any, change: bool) -> None:
         if form.moves:  # what is known is another server's
             obj.health, obj.health_checked_at, obj.health_message = AgentServer.Health.UNKNOWN, None, ""
-            obj.version, obj.capabilities, obj.usable_tools = "", [], []
+            obj.version, obj.capabilities, obj.usable_tools, obj.down_since = "", [], [], None
         super().save_model(request, obj, form, change)
         for notice in form.notices:
             messages.warning(request, notice)

@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from chatgateway import sql
-from chatgateway.models import AgentServer, Attempt, Conversation, Event, Message, Turn
+from chatgateway.models import AgentServer, Attempt, Conversation, Event, Message, TaskRun, Turn
 from profiles.models import ApiKey, ApiKeySecret, FailedAuthentication, Profile, Tenant
 from tests import factories
 
@@ -27,6 +27,7 @@ LISTS = {
     "chatgateway_agentserver": AgentServer,
     "chatgateway_conversation": Conversation,
     "chatgateway_turn": Turn,
+    "chatgateway_taskrun": TaskRun,
 }
 
 
@@ -60,6 +61,9 @@ def history(count: int) -> None:
             last_message=message, parameters={"messages": None, "user": HOSTILE}, end_user=HOSTILE,
         )  # fmt: skip
         Attempt.objects.create(turn=turn, request_id=f"req_{number}")
+        TaskRun.objects.create(
+            name=f"task {conversation.pk}", outcome="failed", message=HOSTILE, runs=1, started_at=timezone.now()
+        )
         raw = {"kind": "ObservationEvent", "observation": {"content": [{"type": "text", "text": HOSTILE}]}}
         Event.objects.create(
             turn=turn, conversation=conversation, seq=0, kind="ObservationEvent", tool="terminal", summary=HOSTILE,
@@ -103,7 +107,9 @@ def test_every_page_of_an_object_opens_without_secrets_and_without_live_markup(a
     assert {page.status_code for page in pages} == {200}
 
 
-@pytest.mark.parametrize("name", ["chatgateway_turn", "chatgateway_conversation", "profiles_failedauthentication"])
+@pytest.mark.parametrize(
+    "name", ["chatgateway_turn", "chatgateway_conversation", "chatgateway_taskrun", "profiles_failedauthentication"]
+)
 def test_history_can_be_read_and_nothing_else(admin: Client, name: str) -> None:
     history(1)
     row = LISTS[name]._default_manager.get()

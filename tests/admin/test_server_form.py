@@ -9,7 +9,8 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from chatgateway.models import AgentServer
+from chatgateway.checks import check_shared_servers
+from chatgateway.models import AgentServer, Conversation, Leftover
 from tests import factories
 from tests.admin.forms import errors, save_server, told
 
@@ -69,3 +70,35 @@ def test_only_a_disabled_server_can_be_deleted(admin: Client) -> None:
     ]
 
     assert deleted == [403, 302]
+
+
+def test_a_server_that_several_tenants_share_says_that_nothing_isolates_them(admin: Client) -> None:
+    shared, own = factories.agent_server(), factories.agent_server()
+    mine, theirs = factories.tenant(), factories.tenant()
+    for server, tenant, state in (
+        (shared, mine, "live"), (shared, theirs, "live"), (own, mine, "live"), (own, theirs, "expired"),
+    ):  # fmt: skip
+        Conversation.objects.create(tenant=tenant, tenant_name="t", profile_slug="p", agent_server=server, state=state)
+
+    pages = [
+        admin.get(reverse("admin:chatgateway_agentserver_change", args=[server.pk])).content.decode()
+        for server in (shared, own)
+    ]
+    warnings = check_shared_servers()
+
+    assert ["the\n        only isolation" in html for html in pages] == [True, False]
+    assert "Conversations of 2 tenants" in pages[0]
+    assert [(one.id, shared.name in one.msg) for one in warnings] == [("gateway.W001", True)]
+
+
+def test_a_servers_page_says_what_is_kept_on_it_and_what_cannot_be_removed(admin: Client) -> None:
+    server = factories.agent_server(max_conversations=20)
+    conversation = Conversation.objects.create(tenant_name="t", profile_slug="p", agent_server=server, state="live")
+    Leftover.objects.create(
+        kind="directory", agent_server=server, conversation=conversation, path="/x", attempts=2, message="no room"
+    )
+
+    html = admin.get(reverse("admin:chatgateway_agentserver_change", args=[server.pk])).content.decode()
+
+    for text in ("1 of at most 20", "Directories, each when its time comes: 1.", "Last failure: no room"):
+        assert text in html

@@ -25,6 +25,7 @@ LISTS = [
     "chatgateway/turn/",
     "chatgateway/conversation/",
     "chatgateway/agentserver/",
+    "chatgateway/taskrun/",
     "profiles/tenant/",
     "profiles/apikey/",
     "profiles/failedauthentication/",
