@@ -224,7 +224,7 @@ def restart(conversation: Conversation, *, on: AgentServer) -> None:
 
 def expire(conversation: Conversation) -> None:
     """Note that the conversation's time on its agent-server is over. The next turn under its id makes it anew."""
-    home, incarnation = _home_of(conversation), conversation.incarnation
+    home, incarnation = _home_of(conversation) or _last_tried(conversation), conversation.incarnation
     _begin_anew(conversation, state=Conversation.State.EXPIRED)
     if home is not None:
         _leave(conversation, home, incarnation=incarnation)
@@ -284,6 +284,13 @@ def _home_of(conversation: Conversation) -> AgentServer | None:
     if conversation.agent_server_id is None:
         return None
     return AgentServer.objects.filter(pk=conversation.agent_server_id).first()
+
+
+def _last_tried(conversation: Conversation) -> AgentServer | None:
+    """The agent-server of the latest turn that had one: where a start that never ended may have left something."""
+    placed = Turn.objects.filter(conversation=conversation, agent_server__isnull=False).select_related("agent_server")
+    latest = placed.order_by("-arrival").first()
+    return latest.agent_server if latest is not None else None
 
 
 def _leave(conversation: Conversation, server: AgentServer, *, incarnation: int) -> None:

@@ -41,16 +41,21 @@ IN_USE_SECONDS = 600
 AT_ONCE = 10
 LONGEST_PAUSE = dt.timedelta(hours=6)
 IDEMPOTENCY_HOURS = 24
+# States in which a conversation may have something on an agent-server that is not written down as left there.
+_IN_TIME = (Conversation.State.NEW, Conversation.State.LIVE, Conversation.State.LOST)
 
 
 # --- the end of a conversation's time ---------------------------------------------------------------------------------
 
 
 def expire_idle() -> int:
-    """End the time of conversations that nobody has gone on with for as long as their profile says. Return how many."""
+    """End the time of conversations that nobody has gone on with for as long as their profile says. Return how many.
+
+    Also of those whose first turn never began: a process that died may have started one that no row speaks of.
+    """
     now = timezone.now()
-    living = Conversation.objects.filter(state=Conversation.State.LIVE)
-    ids = living.filter(expires_at__lt=now).order_by("expires_at").values_list("pk", flat=True)
+    over = Conversation.objects.filter(state__in=_IN_TIME, expires_at__lt=now)
+    ids = over.order_by("expires_at").values_list("pk", flat=True)
     return _expire_all(ids, is_due=lambda row: row.expires_at is not None and row.expires_at < now)
 
 
@@ -79,7 +84,7 @@ def _expire_all(ids: Iterable[UUID], *, is_due: Callable[[Conversation], bool]) 
 def _expire(conversation_id: UUID, is_due: Callable[[Conversation], bool]) -> bool:
     with transaction.atomic():
         servers.lock()  # turns are opened under it too: none can begin while this looks
-        rows = Conversation.objects.filter(pk=conversation_id, state=Conversation.State.LIVE)
+        rows = Conversation.objects.filter(pk=conversation_id, state__in=_IN_TIME)
         row = rows.select_for_update(of=("self",), skip_locked=True).first()
         if row is None or servers.is_at_work(row.pk) or not is_due(row):
             return False

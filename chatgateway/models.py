@@ -153,7 +153,9 @@ class Conversation(models.Model):
             # servers.place: how many conversations a server holds
             models.Index(fields=["agent_server"], name="conversation_live", condition=Q(state="live")),
             # lifetime.expire: those whose idle time is over
-            models.Index(fields=["expires_at"], name="conversation_expires", condition=Q(state="live")),
+            models.Index(
+                fields=["expires_at"], name="conversation_expires", condition=Q(state__in=("new", "live", "lost"))
+            ),
         ]
 
     def __str__(self) -> str:

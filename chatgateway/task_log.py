@@ -20,7 +20,12 @@ LONGEST_SECONDS = 300
 
 def begin(name: str, *, every_seconds: float) -> None:
     """Note that a task begins to run, which it should do `every_seconds`."""
-    started = {"outcome": TaskRun.Outcome.RUNNING, "started_at": timezone.now(), "every_seconds": int(every_seconds)}
+    started = {
+        "outcome": TaskRun.Outcome.RUNNING,
+        "message": "",
+        "started_at": timezone.now(),
+        "every_seconds": int(every_seconds),
+    }
     with transaction.atomic():
         row, _ = TaskRun.objects.get_or_create(name=name, defaults=started)
         TaskRun.objects.filter(pk=row.pk).update(**started, runs=F("runs") + 1)

@@ -113,7 +113,8 @@ class AgentServerAdmin(ModelAdmin[AgentServer]):
             "Work",
             {
                 "description": "Draining: conversations that are there go on, new ones go elsewhere. Disabled: nothing "
-                "is sent to it any more; a disabled server can be deleted.",
+                "is sent to it any more, and its conversations go on at other servers, told from the record, without "
+                "their files; a disabled server can be deleted.",
                 "fields": ("state", "capacity", "max_conversations", "profiles"),
             },
         ),

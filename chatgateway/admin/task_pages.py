@@ -12,10 +12,7 @@ from chatgateway import task_log
 from chatgateway.models import TaskRun
 from profiles.admin_theme import ReadOnlyAdmin, column, duration, moment
 
-NO_WORKER = (
-    "No worker runs: no background task has begun for a minute. Turns are served, but agent-servers are not probed and "
-    "nothing is cleaned up."
-)
+NO_WORKER = "No worker runs: agent-servers are not probed and nothing is cleaned up. Turns are served all the same."
 
 # What each task is for, in the words of somebody who looks after the gateway.
 _PURPOSES = {
@@ -42,7 +39,7 @@ class TaskRunAdmin(ReadOnlyAdmin[TaskRun]):
     list_display = ("purpose", "state", "began", "took", "every", "message", "runs", "failures")
     list_display_links = None
     ordering = ("name",)
-    fields = ("name", "purpose", "state", "began", "took", "every", "message", "runs", "failures")
+    fields = ("name", "purpose", "state_told", "began", "took", "every", "message", "runs", "failures")
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if task_log.is_silent(now=timezone.now()) and TaskRun.objects.exists():
@@ -57,12 +54,11 @@ class TaskRunAdmin(ReadOnlyAdmin[TaskRun]):
 
     @column("last run", labels=_OUTCOMES)
     def state(self, row: TaskRun) -> tuple[str, str]:
-        now = timezone.now()
-        if task_log.has_died(row, now=now):
-            return "died", "did not end"
-        if task_log.is_overdue(row, now=now):
-            return "overdue", "overdue"
-        return row.outcome, row.get_outcome_display()
+        return _state(row)
+
+    @column("last run")
+    def state_told(self, row: TaskRun) -> str:
+        return _state(row)[1]
 
     @column("began", ordering="started_at")
     def began(self, row: TaskRun) -> str:
@@ -81,3 +77,13 @@ class TaskRunAdmin(ReadOnlyAdmin[TaskRun]):
             if seconds >= unit and seconds % unit == 0:
                 return name if seconds == unit else f"{seconds // unit} {name}s"
         return f"{seconds} s"
+
+
+def _state(row: TaskRun) -> tuple[str, str]:
+    """What is to be said of the last run, and in which words."""
+    now = timezone.now()
+    if task_log.has_died(row, now=now):
+        return "died", "did not end"
+    if task_log.is_overdue(row, now=now):
+        return "overdue", "overdue"
+    return row.outcome, row.get_outcome_display()

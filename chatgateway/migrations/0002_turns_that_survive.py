@@ -114,7 +114,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='conversation',
-            index=models.Index(condition=models.Q(('state', 'live')), fields=['expires_at'], name='conversation_expires'),
+            index=models.Index(condition=models.Q(('state__in', ('new', 'live', 'lost'))), fields=['expires_at'], name='conversation_expires'),
         ),
         migrations.AddIndex(
             model_name='turn',

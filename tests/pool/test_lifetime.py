@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import uuid
 from collections.abc import Callable
@@ -197,6 +198,70 @@ def test_a_turn_that_comes_while_sweeps_go_round_is_answered_in_its_conversation
     one.refresh_from_db()
     assert one.incarnation > 3
     assert not Turn.objects.open().exists()
+
+
+def test_what_a_process_that_died_had_just_made_goes_too(ask: Ask, hosts: list[Host]) -> None:
+    """It had created the conversation and died before it could write that down; nobody waited for the turn."""
+    one = ask("One").conversation
+    home = host_of(one, hosts)
+    Conversation.objects.update(state="new", agent_server=None, working_dir="")
+    time_passes(one)
+
+    ended = [lifetime.expire_idle(), lifetime.expire_idle()]
+    lifetime.remove_leftovers()
+
+    assert ended == [1, 0]
+    assert one.pk not in home.fake.conversations
+    assert ask("Two", within=one).response.status_code == 200
+
+
+def test_a_worker_killed_at_any_statement_leaves_nothing_that_the_next_does_not_finish(
+    ask: Ask, hosts: list[Host]
+) -> None:
+    one = ask("One").conversation
+    directory_of(one, host_of(one, hosts))
+    points = 0
+    for point in itertools.count():
+        home = host_of(one, hosts)
+        Leftover.objects.all().delete()
+        time_passes(one)
+        was_killed = sweep_and_die_at(point)
+        Leftover.objects.update(claimed_until=None)
+        lifetime.expire_idle()
+        lifetime.remove_leftovers()
+
+        one.refresh_from_db()
+        assert (one.state, one.incarnation, one.agent_server) == ("expired", point + 1, None)
+        assert one.pk not in home.fake.conversations
+        assert list(Leftover.objects.values_list("kind", flat=True)) == ["directory"]
+        assert ask("And now?", within=one).response.status_code == 200
+        if not was_killed:
+            break
+        points += 1
+
+    assert points > 10
+
+
+def sweep_and_die_at(point: int) -> bool:
+    """Run both sweeps and die before the statement with this number. False if there are not so many."""
+    numbers = itertools.count()
+
+    def die(execute: Callable[..., object], *statement: object) -> object:
+        if next(numbers) == point:
+            raise Killed
+        return execute(*statement)
+
+    try:
+        with connection.execute_wrapper(die):
+            lifetime.expire_idle()
+            lifetime.remove_leftovers()
+    except Killed:
+        return True
+    return False
+
+
+class Killed(BaseException):
+    """As by SIGKILL: nothing may catch it."""
 
 
 # --- what it leaves ---------------------------------------------------------------------------------------------------
