@@ -14,7 +14,7 @@ from openai import OpenAI
 
 from chatgateway import tasks
 from chatgateway.models import Conversation, Leftover
-from tests.live.conftest import AgentServerProcess
+from tests.live.agent_process import AgentServerProcess
 from tests.live.scripted_llm import ScriptedLlm
 from tests.waiting import eventually
 
