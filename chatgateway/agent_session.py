@@ -6,7 +6,9 @@ Holds no row and writes none; the driver does. Rules measured against agent-serv
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -18,11 +20,22 @@ from chatgateway.agentserver.client import AgentServerClient
 from chatgateway.agentserver.exceptions import (
     AlreadyRunning,
     CapacityReached,
+    ConversationMissing,
+    Rejected,
     SendDoubtful,
     Unreachable,
 )
 from chatgateway.agentserver.feed import Feed, open_feed
-from chatgateway.agentserver.schemas import AgentSpec, DurableEvent, Frame, ImagePart, MessagePart, TextPart
+from chatgateway.agentserver.schemas import (
+    AgentSpec,
+    DurableEvent,
+    Frame,
+    ImagePart,
+    MessagePart,
+    Objection,
+    Reconnected,
+    TextPart,
+)
 from chatgateway.agentserver.translate import Translator
 from chatgateway.kept_feeds import FeedKey, KeptFeeds
 from chatgateway.models import AgentServer, Conversation
@@ -43,6 +56,10 @@ SETTLE_SECONDS = 10.0
 # The agent-server's own limit on runs is reached although a slot was free: somebody else uses the server.
 CAPACITY_RETRY_SECONDS = 0.5
 CAPACITY_PATIENCE_SECONDS = 30.0
+# What the server's web socket takes is 16 MiB; what is large is posted, where a refusal has a status.
+FEED_MESSAGE_CHARS = 1024 * 1024
+# How long after a broken connection a message that was under way may still reach the log.
+DOUBT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +86,7 @@ class AgentSession:
         self._translator: Translator | None = None
         self._kept_feeds = kept_feeds
         self._may_keep_feed = False
+        self._ahead: deque[list[Frame]] = deque()  # read while the message was sent
 
     async def __aenter__(self) -> Self:
         return self
@@ -107,6 +125,7 @@ class AgentSession:
         if self._feed is not None:
             await self._feed.close()
             self._feed = None
+            self._ahead.clear()
         kept = await self._kept_feeds.take(self._key, after_seq=after_seq)
         if kept is not None:
             self._feed = kept
@@ -143,8 +162,47 @@ class AgentSession:
         await self.connect(after_seq=self.cursor)
 
     async def send(self, parts: list[MessagePart]) -> None:
-        """Post the message, once. What a doubtful failure left behind is looked up in the event log."""
+        """Send the message, once. What a doubtful failure left behind is looked up in the event log.
+
+        Over the feed where it fits: that spares the agent-server a request, and the caller a fifth of the wait for the
+        first word of a live conversation (measured).
+        """
         self._translator = Translator(after_seq=self.cursor)
+        text = json.dumps({"role": "user", "content": [part.to_json() for part in parts]})
+        if self._feed is None or len(text) > FEED_MESSAGE_CHARS:
+            await self._post(parts)
+            return
+        try:
+            await self._feed.send(text)
+        except Unreachable:
+            await self._post(parts)  # the connection had ended before
+            return
+        if not await self._has_come_back():
+            await self._resolve(parts, SendDoubtful("a message over the feed did not come back"))
+
+    async def _has_come_back(self) -> bool:
+        """Read the feed until the message is in it. False when the connection broke first, or nothing came."""
+        assert self._feed is not None
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                async for frames in self._feed:
+                    self._ahead.append(frames)
+                    if any(self._is_own_message(frame) for frame in frames):
+                        return True
+                    for frame in frames:
+                        _refuse_fatal(frame)
+                    if any(isinstance(frame, Reconnected) for frame in frames):
+                        return False
+        except TimeoutError:
+            return False
+        raise AssertionError("a feed ends by being left")
+
+    def _is_own_message(self, frame: Frame) -> bool:
+        if not isinstance(frame, DurableEvent) or frame.seq <= self.cursor:
+            return False
+        return frame.kind == "MessageEvent" and frame.event.get("source") == "user"
+
+    async def _post(self, parts: list[MessagePart]) -> None:
         try:
             await self.client.send_message(self.conversation_id, parts, timeout_seconds=CALL_SECONDS)
         except CapacityReached as error:
@@ -152,12 +210,19 @@ class AgentSession:
                 raise
             await self._run_when_there_is_room()
         except SendDoubtful as doubt:
-            try:
-                has_arrived = await self._message_arrived()
-            except Unreachable:
-                raise doubt from None  # not "nothing was sent": nobody can tell
+            await self._resolve(parts, doubt)
+
+    async def _resolve(self, parts: list[MessagePart], doubt: SendDoubtful) -> None:
+        """Send the message again if it certainly did not arrive."""
+        try:
+            has_arrived = await self._message_arrived()
             if not has_arrived:
-                await self.client.send_message(self.conversation_id, parts, timeout_seconds=CALL_SECONDS)
+                await asyncio.sleep(DOUBT_SECONDS)  # the server may have been at it when the connection broke
+                has_arrived = await self._message_arrived()
+        except Unreachable:
+            raise doubt from None  # not "nothing was sent": nobody can tell
+        if not has_arrived:
+            await self.client.send_message(self.conversation_id, parts, timeout_seconds=CALL_SECONDS)
 
     async def _message_arrived(self) -> bool:
         logged = await self.client.durable_events(
@@ -202,8 +267,18 @@ class AgentSession:
         assert self._translator is not None
         if self._feed.replayed:
             yield self._batch([*self._feed.replayed])
+        while self._ahead:
+            yield await self._batch_and_run(self._ahead.popleft())
         async for frames in self._feed:
-            yield self._batch(frames)
+            yield await self._batch_and_run(frames)
+
+    async def _batch_and_run(self, frames: list[Frame]) -> Batch:
+        """Read what came; a run that the server had no room for is asked for again."""
+        for frame in frames:
+            _refuse_fatal(frame)
+            if isinstance(frame, Objection):
+                await self._run_when_there_is_room()
+        return self._batch(frames)
 
     def _batch(self, frames: list[Frame]) -> Batch:
         assert self._translator is not None
@@ -226,6 +301,15 @@ class AgentSession:
         await self.client.reject_action(
             self.conversation_id, reason="Nobody can confirm actions here.", timeout_seconds=CALL_SECONDS
         )
+
+
+def _refuse_fatal(frame: Frame) -> None:
+    """Raise what an objection means that leaves nothing to be done about the message."""
+    if not isinstance(frame, Objection) or frame.means_message_saved:
+        return
+    if frame.means_conversation_missing:
+        raise ConversationMissing("the conversation was deleted while its feed was open")
+    raise Rejected(422, f"{frame.code}: {frame.detail}")
 
 
 def message_parts(parts: tuple[transcript.UserPart, ...]) -> list[MessagePart]:

@@ -87,6 +87,16 @@ class Feed:
         """Connected, with nothing unread: what was true when the last batch was read is true now."""
         return self._socket is not None and not self._pending and self._socket.is_quiet
 
+    async def send(self, text: str) -> None:
+        """Hand a message to the agent-server over the connection that is there now. Whether it arrived shows when it
+        comes back as an event. Raises Unreachable if it certainly was not sent."""
+        if self._socket is None:
+            raise Unreachable("the event feed is not connected")
+        try:
+            await self._socket.send(text)
+        except ConnectionBroke as broke:
+            raise Unreachable(str(broke)) from broke
+
     def begin_again(self) -> None:
         """Start another run on a quiet feed: nothing is replayed, and the last run has ended."""
         assert self.is_quiet

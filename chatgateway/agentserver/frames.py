@@ -19,6 +19,7 @@ from chatgateway.agentserver.schemas import (
     ItemAborted,
     ItemStarted,
     Json,
+    Objection,
     State,
     token_counts,
 )
@@ -139,5 +140,6 @@ _READERS: dict[str, Callable[[Json], Frame | Sync | None]] = {
     "item_aborted": lambda frame: ItemAborted(
         item_id=_text(frame["item_id"]), attempt=_number(frame.get("attempt", 1)), reason=str(frame.get("reason", ""))
     ),
+    "error": lambda frame: Objection(code=str(frame.get("code", "")), detail=str(frame.get("detail", ""))),
     "sync": lambda frame: Sync(through_seq=_number(frame.get("through_seq", -1))),
 }

@@ -358,7 +358,28 @@ class Reconnected:
     away_seconds: float
 
 
-Frame = ItemStarted | Delta | ItemAborted | DurableEvent | State | Reconnected
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objection:
+    """The agent-server could not do what a message over the feed asked. `code` is the name of its exception.
+
+    One comes also when the message is in the log and only its run could not be started.
+    """
+
+    code: str
+    detail: str
+
+    @property
+    def means_message_saved(self) -> bool:
+        """All run slots are taken, and the server says itself that only the run is to be asked for again."""
+        return "message saved" in self.detail.lower()
+
+    @property
+    def means_conversation_missing(self) -> bool:
+        """The conversation was deleted while the socket was open: the server ends neither the socket nor says so."""
+        return self.detail == "inactive_service"
+
+
+Frame = ItemStarted | Delta | ItemAborted | DurableEvent | State | Reconnected | Objection
 
 
 def _names(value: Any) -> frozenset[str]:

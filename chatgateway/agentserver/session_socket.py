@@ -104,6 +104,14 @@ class SessionSocket:
                 return batch
             message = await self._ws.receive()
 
+    async def send(self, text: str) -> None:
+        """Hand a message to the server, which does not answer it. Raises ConnectionBroke if that is no longer possible;
+        without an error it may still not arrive."""
+        try:
+            await self._ws.send_str(text)
+        except (aiohttp.ClientError, OSError) as error:
+            raise ConnectionBroke(f"the session socket was over: {type(error).__name__}") from error
+
     async def close(self) -> None:
         """Close the connection; waits at most a second for the server's part."""
         await self._ws.close()

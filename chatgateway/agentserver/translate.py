@@ -25,6 +25,7 @@ from chatgateway.agentserver.schemas import (
     ItemAborted,
     ItemStarted,
     Json,
+    Objection,
     Reconnected,
     State,
     token_counts,
@@ -121,7 +122,7 @@ class Translator:
                 return self._item_aborted(frame)
             case State():
                 return self._state(frame)
-            case Reconnected():
+            case Reconnected() | Objection():
                 return []  # deltas that were missed show as a gap in their order
 
     # --- items ------------------------------------------------------------------------------------------------------

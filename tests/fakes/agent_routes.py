@@ -140,15 +140,8 @@ class _Routes:
             return web.json_response({"detail": "Internal Server Error", "exception": detail}, status=500)
         if any(part.get("type") not in ("text", "image") for part in body["content"]):
             return web.json_response({"detail": [_problem(["body", "content"], "union_tag_invalid")]}, status=422)
-        if conversation.is_running:
-            conversation.add_message(body["content"])  # taken up by the run that is going on
-            return _success()
-        conversation.add_message(body["content"])
-        conversation.moves = self._server.moves_for(conversation)
-        if body.get("run"):
-            if not self._server.has_room():
-                return _error(429, MESSAGE_SAVED.format(id=conversation.id))
-            self._server.start_run(conversation)
+        if not self._server.take_message(conversation, body["content"], run=bool(body.get("run"))):
+            return _error(429, MESSAGE_SAVED.format(id=conversation.id))
         return _success()
 
     async def events(self, conversation: FakeConversation, query: Json) -> web.Response:

@@ -75,6 +75,7 @@ class FakeAgentServer:
         self._failures: list[tuple[str, str, int, Any]] = []
         self._lost_answers: list[tuple[str, str]] = []
         self._capacity_refusals = 0
+        self._messages_to_lose = 0
         self._defect: BaseException | None = None
         self._hung: asyncio.Event | None = None
         self._changed = threading.Condition()
@@ -177,8 +178,13 @@ class FakeAgentServer:
         self._soon(lambda: self._failures.append((method, ending, status, body)))
 
     def lose_next_answer(self, method: str, ending: str) -> None:
-        """Do what the next such request asks and cut the connection instead of answering."""
+        """Do what the next such request asks and cut the connection instead of answering. A message over an event
+        socket is the method SEND of `…/events`, here and in `fail_next`."""
         self._soon(lambda: self._lost_answers.append((method, ending)))
+
+    def lose_next_message(self) -> None:
+        """Cut the connection when a message comes over an event socket, without having looked at it."""
+        self._soon(lambda: setattr(self, "_messages_to_lose", 1))
 
     def refuse_runs(self, times: int) -> None:
         """Say that all run slots are taken, so many times; a message is saved all the same."""
@@ -254,6 +260,41 @@ class FakeAgentServer:
         if self.on_message is not None:
             return self.on_message(conversation, text)
         return self._scripts.popleft() if self._scripts else [self.default_answer]
+
+    def take_message(self, conversation: FakeConversation, content: list[Any], *, run: bool) -> bool:
+        """Append a message and start a run, if it is to; False when there is no room for it: the message stays."""
+        if conversation.is_running:
+            conversation.add_message(content)  # taken up by the run that is going on
+            return True
+        conversation.add_message(content)
+        conversation.moves = self.moves_for(conversation)
+        if run:
+            if not self.has_room():
+                return False
+            self.start_run(conversation)
+        return True
+
+    def take_over_socket(self, conversation: FakeConversation, message: dict[str, Any]) -> tuple[str, str, bool]:
+        """A message that came over an event socket. Return code and text of what the real server objects with, empty
+        for nothing, and whether the connection is to be cut then."""
+        path = f"/api/conversations/{conversation.id}/events"
+        received = Received(method="SEND", path=path, headers={}, body=message)
+        self.requests.append(received)
+        try:
+            if self._messages_to_lose:
+                self._messages_to_lose -= 1
+                return "", "", True
+            if failure := self._take(self._failures, received):
+                return "ValidationError", str(failure[3] or "boom"), False
+            if conversation.id not in self.conversations:
+                return "ValueError", "inactive_service", False
+            has_room = self.take_message(conversation, message["content"], run=True)
+            is_cut = self._take(self._lost_answers, received) is not None
+            if has_room:
+                return "", "", is_cut
+            return "ConversationRunLimitExceeded", agent_routes.MESSAGE_SAVED.format(id=conversation.id), is_cut
+        finally:
+            self.notify()
 
     async def interrupt(self, conversation: FakeConversation) -> None:
         conversation.interrupts += 1

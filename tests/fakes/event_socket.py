@@ -153,8 +153,19 @@ class _EventSocket:
             await self._server.hold_if_hung()
             if message.type is WSMsgType.PING:
                 await self._ws.pong(message.data)
+            if message.type is WSMsgType.TEXT:
+                self._take(json.loads(message.data))
             if message.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR):
                 return
+
+    def _take(self, message: Json) -> None:
+        if message.get("type") == "auth":
+            return
+        code, detail, is_cut = self._server.take_over_socket(self._conversation, message)
+        if code:
+            self._queue.put_nowait({"type": "error", "code": code, "detail": detail})
+        if is_cut and self._transport is not None:
+            self._transport.abort()
 
     async def _send(self, replay: list[tuple[int, Json]], state: Json, after_seq: int | None) -> None:
         if self._server.socket_faults.is_mute:

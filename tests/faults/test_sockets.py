@@ -39,11 +39,11 @@ def test_every_answer_is_whole_whatever_the_event_socket_does(site: Site) -> Non
     site.settle(answered=2 * len(FAULTS))
 
 
-@pytest.mark.scenario("The answer to a posted message is lost on its way")
+@pytest.mark.scenario("The connection is lost as a message is sent")
 def test_a_message_that_may_have_arrived_is_not_sent_twice(site: Site) -> None:
     agent = site.agent()
     gateway = site.gateway()
-    agent.lose_next_answer("POST", "/events")
+    agent.lose_next_answer("SEND", "/events")
     agent.lose_next_answer("POST", "/api/conversations")
 
     site.ask(gateway.url)

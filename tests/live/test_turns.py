@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 
+import httpx
 import pytest
 from openai import APIStatusError, APITimeoutError, OpenAI
 
 from chatgateway.models import Turn
 from profiles import access
 from profiles.models import OnDisconnect, Profile
+from tests.live.agent_process import AgentServerProcess
 from tests.live.conftest import Ask
 from tests.live.scripted_llm import Answer, ScriptedLlm, Usage, terminal
 from tests.waiting import eventually
@@ -76,7 +78,7 @@ def test_a_new_conversation_is_told_the_history_the_client_sent(sdk: OpenAI, llm
         model="openhands_chat",
         messages=[
             {"role": "system", "content": "Speak like a pirate."},
-            {"role": "user", "content": "My name is Bob."},
+            {"role": "user", "content": "My name is Bob. #script:plain"},
             {"role": "assistant", "content": "Aye, Bob."},
             {"role": "user", "content": "What is my name? #script:plain"},
         ],
@@ -271,3 +273,28 @@ def test_a_request_for_another_llm_setting_reaches_the_live_conversation(sdk: Op
     heard = llm.requests[-1].body
     assert (heard["model"], heard["temperature"]) == ("other-model", 0.5)
     assert len(heard["messages"]) == 4
+
+
+def test_a_conversation_that_was_deleted_behind_the_gateways_back_is_told_again(
+    sdk: OpenAI, real_agent_server: AgentServerProcess, llm: ScriptedLlm
+) -> None:
+    """The agent-server does not end the event feed of a conversation that it deletes, and the gateway has kept it."""
+    first = sdk.chat.completions.with_raw_response.create(
+        model="openhands_chat", messages=[{"role": "user", "content": "My name is Bob. #script:plain"}]
+    )
+    conversation = first.headers["X-OpenHands-ServerConversation-ID"]
+    gone = httpx.delete(
+        f"{real_agent_server.url}/api/conversations/{conversation}",
+        headers={"X-Session-API-Key": real_agent_server.session_api_key},
+        timeout=20,
+    )
+
+    again = sdk.chat.completions.with_raw_response.create(
+        model="openhands_chat",
+        messages=[{"role": "user", "content": "Who am I? #script:plain"}],
+        extra_headers={"X-OpenHands-ServerConversation-ID": conversation},
+    )
+
+    assert gone.status_code == 200
+    assert again.headers["X-OpenHands-ServerConversation-ID"] == conversation
+    assert "My name is Bob." in llm.requests[-1].last_user_text

@@ -132,7 +132,7 @@ def test_what_is_wrong_is_refused_by_name_and_leaves_a_refused_turn(
     turn = Turn.objects.get()
     assert (response.status_code, error["param"], error["code"]) == (status, param, code)
     assert (turn.outcome, turn.http_status, turn.error_param, turn.error_code) == ("refused", status, param, code)
-    assert agent_server.calls("POST", "/events") == []
+    assert agent_server.calls("SEND", "/events") == []
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_a_failed_run_is_told_without_the_providers_words_and_never_retried(
     assert raised.value.response.headers["x-should-retry"] == "false"
     assert "provider.example" not in str(raised.value)
     assert "provider.example" in turn.error_detail
-    assert len(agent_server.calls("POST", "/events")) == 1
+    assert len(agent_server.calls("SEND", "/events")) == 1
 
 
 def test_an_agent_failure_is_sent_once_by_the_sdk(

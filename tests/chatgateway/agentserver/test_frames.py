@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chatgateway.agentserver import frames
-from chatgateway.agentserver.schemas import Delta, DurableEvent, ItemAborted, ItemStarted, State
+from chatgateway.agentserver.schemas import Delta, DurableEvent, ItemAborted, ItemStarted, Objection, State
 from chatgateway.turn_events import TokenCounts
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -41,7 +41,7 @@ def read(frame: dict[str, Any]) -> Any:
         ),
         ({"type": "durable", "seq": 4, "event": {"kind": "X"}}, DurableEvent(seq=4, event={"kind": "X"})),
         ({"type": "transient", "event": {"key": "goal", "value": {}}}, None),
-        ({"type": "error", "code": "ValidationError", "detail": "…"}, None),
+        ({"type": "error", "code": "ValueError", "detail": "…"}, Objection(code="ValueError", detail="…")),
         ({"type": "weather"}, None),
     ],
 )
