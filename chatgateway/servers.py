@@ -277,11 +277,14 @@ def _at_home(
 
 
 def is_gone(server: AgentServer) -> bool:
-    """Whether the server has been seen to fail for so long that its conversations are better told elsewhere.
+    """Whether the server was switched off, or has been seen to fail for so long, that its conversations are better told
+    elsewhere.
 
     What counts is the time between the first failure and the last: a server that failed once, an hour ago, and was
     not asked since may be well.
     """
+    if server.state == AgentServer.State.DISABLED:
+        return True
     if server.health != AgentServer.Health.DOWN or server.down_since is None or server.health_checked_at is None:
         return False
     failed_for = server.health_checked_at - server.down_since

@@ -5,6 +5,7 @@ import pytest
 import chatgateway.tasks
 import profiles.tasks
 from chatgateway.models import TaskRun
+from chatgateway.writer import writer
 from gateway_project.celery import app
 
 SCHEDULE = app.conf.beat_schedule
@@ -28,6 +29,7 @@ def test_every_scheduled_task_leaves_its_last_run_in_the_record_and_may_run_agai
     for _ in range(2):
         for entry in SCHEDULE.values():
             app.tasks[entry["task"]].apply().get()
+    writer.close(timeout_seconds=5)  # its connection would be in the way of the database's end
 
     assert {run.name: (run.outcome, run.runs, run.failures) for run in TaskRun.objects.all()} == {
         entry["task"]: ("done", 2, 0) for entry in SCHEDULE.values()

@@ -195,3 +195,18 @@ def test_a_turn_that_waited_for_one_that_moved_the_conversation_does_not_move_it
     assert list(Turn.objects.order_by("arrival").values_list("incarnation", flat=True)) == [0, 1, 1]
     last = Turn.objects.order_by("arrival").last()
     assert (last.input_tokens, last.output_tokens) == (100, 10)
+
+
+def test_a_run_that_nobody_saw_end_on_a_server_that_was_switched_off_is_not_waited_for(
+    ask: Ask, hosts: list[Host]
+) -> None:
+    first = ask("One").conversation
+    home = host_of(first, hosts)
+    Turn.objects.update(run_ended_at=None, closed_at=timezone.now() - timedelta(minutes=1))
+    home.fake.crash()
+    gone(home, "disabled")
+
+    second = ask("Two", within=first)
+
+    assert second.response.status_code == 200
+    assert host_of(first, hosts) is not home
