@@ -145,7 +145,7 @@ def test_no_key_text_is_kept_in_memory(made):
     caller_of(made)
     kept = repr(vars(access))
     assert made.text not in kept
-    assert made.text.rpartition("-")[2] not in kept
+    assert made.text.split("-", 2)[2] not in kept  # the secret itself may hold a hyphen
 
 
 # --- keeping warm
