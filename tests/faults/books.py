@@ -34,6 +34,12 @@ class Balance:
     def cells(self) -> list[str]:
         return [str(getattr(self, one.name)) for one in fields(self)]
 
+    def __add__(self, other: Balance) -> Balance:
+        """Of two variants of one scenario: everything is counted together, and the most runs of a call stay that."""
+        added = {one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)[1:]}
+        added["most_runs"] = max(self.most_runs, other.most_runs)
+        return Balance(scenario=self.scenario, **added)
+
     @property
     def holds(self) -> bool:
         broken = self.turns_lost or self.crossed or self.slots_leaked or self.wrong_rows

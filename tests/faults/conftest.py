@@ -35,7 +35,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     balances = config.stash[BALANCES]
     if not balances:
         return
-    table = [Balance.heads(), *(one.cells() for one in sorted(balances, key=lambda one: one.scenario))]
+    by_scenario: dict[str, Balance] = {}
+    for one in sorted(balances, key=lambda one: one.scenario):
+        known = by_scenario.get(one.scenario)
+        by_scenario[one.scenario] = one if known is None else known + one
+    table = [Balance.heads(), *(one.cells() for one in by_scenario.values())]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     terminalreporter.section("faults")
     for row in table:
@@ -47,9 +51,7 @@ def site(request: pytest.FixtureRequest, transactional_db: None, tmp_path: Path)
     """Nobody is there yet: the test starts what it needs."""
     marked = request.node.get_closest_marker("scenario")
     assert marked is not None, "a fault test is marked with the scenario it plays"
-    variant = getattr(request.node, "callspec", None)
-    name = f"{marked.args[0]} ({variant.id})" if variant else marked.args[0]
-    made = Site(directory=tmp_path, scenario=name, balances=request.config.stash[BALANCES])
+    made = Site(directory=tmp_path, scenario=marked.args[0], balances=request.config.stash[BALANCES])
     yield made
     made.close()
 
