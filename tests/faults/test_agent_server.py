@@ -11,6 +11,7 @@ from tests.fakes.agent_script import Gate
 from tests.fakes.agent_server import FakeAgentServer
 from tests.faults import calls
 from tests.faults.site import Site, at_once, waiting_at
+from tests.waiting import eventually
 
 
 @pytest.mark.parametrize(
@@ -107,6 +108,33 @@ def test_a_conversation_whose_server_is_gone_is_told_again_elsewhere(site: Site)
     assert second.text == calls.answer_to(second.token)
     assert first.token in str(site.agents[1].only_conversation.posted)
     site.settle(answered=2)
+
+
+@pytest.mark.full
+@pytest.mark.scenario("An agent-server dies in mid-run and stays away; the conversation goes on at another")
+def test_a_conversation_whose_run_was_lost_with_its_server_goes_on_elsewhere(site: Site) -> None:
+    home = site.agent()
+    gateway = site.gateway(GATEWAY_QUEUE_TIMEOUT_SECONDS="10")
+    first = site.ask(gateway.url)
+    conversation = {"X-OpenHands-ServerConversation-ID": first.conversation_id}
+    gate = Gate()
+    site.plays(waiting_at(gate))
+    asking = site.asking(gateway.url, stream=True, extra_headers=conversation, client={"timeout": 2})
+    gate.wait_until_reached()
+    home.crash()
+    # Its caller leaves, and the interrupt that follows is never confirmed.
+    assert not asking.result(20).is_answered
+    eventually(lambda: Turn.objects.filter(outcome="cancelled").exists(), timeout_seconds=20)
+    AgentServer.objects.filter(url=home.url).update(state=AgentServer.State.DISABLED)
+    site.agent()
+    site.plays(at_once)
+    time.sleep(1.1)  # as above
+
+    again = site.ask(gateway.url, extra_headers=conversation, client={"max_retries": 0})
+
+    assert again.text == calls.answer_to(again.token)
+    home.come_back()
+    site.settle(answered=2, cancelled=1)
 
 
 @pytest.mark.scenario("An agent-server loses its conversations")
