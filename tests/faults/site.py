@@ -207,7 +207,12 @@ class Site:
         """
         for future in self._pending:
             future.result(within_seconds)
-        eventually(self._is_quiet, timeout_seconds=within_seconds)
+        try:
+            eventually(self._is_quiet, timeout_seconds=within_seconds)
+        except AssertionError:
+            busy = Turn.objects.open() | Turn.objects.holding_a_slot()
+            columns = ("outcome", "phase", "lease_generation", "server_url", "user_event_seq", "opened_at", "closed_at")
+            raise AssertionError(f"still under way: {list(busy.values_list(*columns)[:10])}") from None
         counted = books.balance(scenario=self.scenario, calls=self.calls, heard=books.heard_by(self.agents, self.llms))
         self._balances.append(counted)
         assert counted.holds, counted
