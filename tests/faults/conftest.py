@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from django.db import connection
 
+from tests.faults import table
 from tests.faults.books import Balance
 from tests.faults.site import Site
 
@@ -35,15 +36,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     balances = config.stash[BALANCES]
     if not balances:
         return
-    by_scenario: dict[str, Balance] = {}
-    for one in sorted(balances, key=lambda one: one.scenario):
-        known = by_scenario.get(one.scenario)
-        by_scenario[one.scenario] = one if known is None else known + one
-    table = [Balance.heads(), *(one.cells() for one in by_scenario.values())]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    rows = table.rows_of(balances)
+    lines = [list(table.HEADS.values()), *rows.values()]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     terminalreporter.section("faults")
-    for row in table:
+    for row in lines:
         terminalreporter.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if os.environ.get("FAULTS_TABLE") == "write":
+        table.document(rows)
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -28,14 +30,34 @@ def cut_connections() -> int:
         return int(cursor.fetchone()[0])
 
 
-@pytest.fixture
-def locked_database(sqlite: None) -> Iterator[None]:
+@contextlib.contextmanager
+def locked_database() -> Iterator[None]:
     """Somebody else writes, and does not come to an end."""
-    connection.ensure_connection()
     with connection.cursor() as cursor:
-        cursor.execute("BEGIN IMMEDIATE")
+        cursor.execute("BEGIN IMMEDIATE" if connection.vendor == "sqlite" else "BEGIN")
+        if connection.vendor == "postgresql":
+            cursor.execute("LOCK TABLE chatgateway_turn IN EXCLUSIVE MODE")
         yield
         cursor.execute("ROLLBACK")
+
+
+@pytest.mark.scenario("Somebody else locks the database in mid-run, for longer than a lease's renewal")
+def test_a_locked_database_costs_time_and_no_turn(site: Site) -> None:
+    site.agent()
+    gateway = site.gateway()
+    gate = Gate()
+    site.plays(waiting_at(gate))
+    running = site.asking_both(gateway.url)
+    gate.wait_until_reached(by=2)
+    with locked_database():
+        later = site.asking_both(gateway.url)
+        gate.open()
+        time.sleep(6)
+
+    made = [one.result(30) for one in (*running, *later)]
+
+    assert [call.told for call in made if not call.is_answered] == []
+    site.settle(answered=4)
 
 
 @pytest.mark.scenario("The database is restarted under load")

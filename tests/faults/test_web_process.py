@@ -6,11 +6,12 @@ import datetime as dt
 import signal
 import time
 
+import httpx
 import pytest
 from django.db.models.functions import Now
 
 from chatgateway.models import Turn
-from tests.fakes.agent_script import Gate
+from tests.fakes.agent_script import Gate, Move
 from tests.faults import calls
 from tests.faults.proxy import Proxy
 from tests.faults.site import Site, lasting, waiting_at
@@ -165,6 +166,55 @@ def test_a_turn_whose_message_was_not_sent_is_run_by_another_process(site: Site,
     # With the SDK's retry of a call that got no reply the caller may be served twice over, the agent is not.
     assert stream or call.text == calls.answer_to(call.token)
     site.settle(answered=1)
+
+
+@pytest.mark.scenario("kill -9 of the web process as the agent takes the message")
+def test_a_message_whose_sender_died_is_found_in_the_log_and_not_sent_again(site: Site) -> None:
+    agent = site.agent()
+    first, second = site.gateway(is_ready=False), site.gateway(is_ready=False)
+    known = site.ask(first.wait_until_ready().url)
+    second.wait_until_ready()
+
+    def kill_and_answer(token: str) -> list[Move]:
+        first.send(signal.SIGKILL)  # before the agent-server's own answer can reach it
+        return lasting(0.3)(token)
+
+    site.plays(kill_and_answer)
+    continued = {"X-OpenHands-ServerConversation-ID": known.conversation_id}
+    with Proxy(first.port, second.port) as balancer:
+        asking = site.asking(balancer.url, extra_headers=continued)
+        eventually(lambda: first.process.poll() is not None)
+        site.let_leases_run_out()
+        call = asking.result(30)
+
+    assert call.text == calls.answer_to(call.token)
+    assert len(agent.only_conversation.posted) == 2
+    site.settle(answered=2)
+
+
+@pytest.mark.scenario("A turn is cancelled while its web process is dead")
+def test_a_cancellation_outlives_the_process_that_should_have_heard_it(site: Site) -> None:
+    agent = site.agent()
+    first, second = site.gateway(is_ready=False), site.gateway(is_ready=False)
+    gate = Gate()
+    site.plays(waiting_at(gate))
+    first.wait_until_ready()
+    second.wait_until_ready()
+    site.asking(first.url, client={"max_retries": 0})
+    gate.wait_until_reached()
+    turn = site.open_turn()
+    first.kill()
+
+    cancelled = httpx.post(
+        f"{second.url}/v1/chat/completions/{turn.reply_id}/cancel",
+        headers={"Authorization": f"Bearer {site.key}"},
+        timeout=20,
+    )
+    site.let_leases_run_out()
+
+    assert cancelled.status_code < 300, cancelled.text
+    site.settle(cancelled=1)
+    assert agent.only_conversation.interrupts > 0
 
 
 @pytest.mark.scenario("The leases of a web process run out although it lives")
