@@ -75,18 +75,19 @@ def pick(*, conversation: Conversation, profile_id: int, is_new: bool, arrival: 
     Raises TooManyRequests when too many turns wait already, AgentServerUnavailable when no agent-server could ever
     take it.
     """
-    servers = _candidates(profile_id, conversation, _locked_servers(), frozenset())
+    known = _locked_servers()
+    servers = _candidates(profile_id, conversation, known, frozenset())
     running, waiting = _load()
     if waiting >= settings.GATEWAY_QUEUE_LIMIT:
         raise TooManyRequests("All agents are busy and too many requests are waiting. Try again in a moment.")
-    if waiting or (not is_new and _is_behind_another(conversation.pk, arrival)):
+    if waiting or (not is_new and _is_behind_another(conversation.pk, arrival, present=_present(known))):
         return None
     return _best(servers, running) if is_new else _best_for(conversation, servers, running)
 
 
 def refuse_if_busy(conversation: Conversation, arrival: int) -> None:
     """Raise ConversationBusy if a turn of the conversation is open, or its run may still go on."""
-    if _is_behind_another(conversation.pk, arrival):
+    if _is_behind_another(conversation.pk, arrival, present=_present(_locked_servers())):
         raise ConversationBusy(
             "The agent of this conversation is still at work. Wait for its answer, or start a new conversation."
         )
@@ -121,6 +122,7 @@ def grant_waiting() -> list[UUID]:
     if not waiting:
         return []
     servers = _locked_servers()
+    present = _present(servers)
     running, _ = _load()
     open_by_key: dict[int | None, int] = dict(
         Turn.objects.holding_a_slot().order_by().values_list("api_key_id").annotate(n=Count("pk"))
@@ -130,7 +132,9 @@ def grant_waiting() -> list[UUID]:
         waiting.sort(key=lambda turn: (open_by_key.get(turn.api_key_id, 0), turn.arrival))
         turn = waiting.pop(0)
         conversation = turn.conversation
-        if conversation is None or turn.profile_id is None or _is_behind_another(conversation.pk, turn.arrival):
+        if conversation is None or turn.profile_id is None:
+            continue
+        if _is_behind_another(conversation.pk, turn.arrival, present=present):
             continue
         try:
             able = _candidates(turn.profile_id, conversation, servers, frozenset())
@@ -187,15 +191,25 @@ def is_at_work(conversation_id: UUID) -> bool:
     return _is_behind_another(conversation_id, _NEVER)
 
 
-def _is_behind_another(conversation_id: UUID, arrival: int) -> bool:
-    """One conversation, one turn at a time, in order of arrival; a turn whose run may still go on is in the way."""
+def _present(servers: list[AgentServer]) -> list[int]:
+    """Of the servers that are not switched off, those that are not gone."""
+    return [server.pk for server in servers if not is_gone(server)]
+
+
+def _is_behind_another(conversation_id: UUID, arrival: int, *, present: list[int] | None = None) -> bool:
+    """One conversation, one turn at a time, in order of arrival; a turn whose run may still go on is in the way.
+
+    `present`: a closed turn is in the way only if its server is one of these. Nobody will ever say of a run that was
+    lost with its server that it has ended, and its conversation goes on elsewhere.
+    """
     key = Turn._meta.get_field("id").get_db_prep_value(conversation_id, connection)
+    at_server = "IS NOT NULL" if present is None else f"IN ({', '.join(['%s'] * len(present)) or 'NULL'})"
+    statement = (
+        "SELECT 1 FROM chatgateway_turn WHERE conversation_id = %s AND arrival < %s "  # noqa: S608  placeholders alone
+        f"AND (outcome = 'open' OR (agent_server_id {at_server} AND run_ended_at IS NULL)) LIMIT 1"
+    )
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT 1 FROM chatgateway_turn WHERE conversation_id = %s AND arrival < %s "
-            "AND (outcome = 'open' OR (agent_server_id IS NOT NULL AND run_ended_at IS NULL)) LIMIT 1",
-            [key, arrival],
-        )
+        cursor.execute(statement, [key, arrival, *(present or ())])
         return cursor.fetchone() is not None
 
 

@@ -24,12 +24,14 @@ class Gate:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._is_open = False
-        self._reached = threading.Event()
+        self._reached = threading.Semaphore(0)
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
-    def wait_until_reached(self, timeout_seconds: float = 5.0) -> None:
-        if not self._reached.wait(timeout_seconds):
-            raise TimeoutError("No run reached the gate.")
+    def wait_until_reached(self, timeout_seconds: float = 5.0, *, by: int = 1) -> None:
+        """Wait until another run, or as many, have come to the gate."""
+        for _ in range(by):
+            if not self._reached.acquire(timeout=timeout_seconds):
+                raise TimeoutError("No run reached the gate.")
 
     def open(self) -> None:
         """Let everybody through, now and later."""
@@ -46,7 +48,7 @@ class Gate:
                 event.set()
             else:
                 self._waiting.append((asyncio.get_running_loop(), event))
-        self._reached.set()
+        self._reached.release()
         await event.wait()
 
 

@@ -27,12 +27,11 @@ class Balance:
     slots_leaked: int
     wrong_rows: int
 
-    @classmethod
-    def heads(cls) -> list[str]:
-        return [one.name.replace("_", " ") for one in fields(cls)]
-
-    def cells(self) -> list[str]:
-        return [str(getattr(self, one.name)) for one in fields(self)]
+    def __add__(self, other: Balance) -> Balance:
+        """Of two variants of one scenario: everything is counted together, and the most runs of a call stay that."""
+        added = {one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)[1:]}
+        added["most_runs"] = max(self.most_runs, other.most_runs)
+        return Balance(scenario=self.scenario, **added)
 
     @property
     def holds(self) -> bool:

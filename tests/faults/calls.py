@@ -90,7 +90,10 @@ def ask(client: OpenAI, token: str, *, stream: bool = False, **options: Any) -> 
     asked: dict[str, Any] = {"model": MODEL, "messages": question(token), "stream": stream} | options
     try:
         raw = client.chat.completions.with_raw_response.create(**asked)
-        text = _joined(raw.parse()) if stream else _content(raw.parse())
+        reply = raw.parse()
+        text = _joined(reply) if stream else _content(reply)
+    except _Told as said:
+        return Call(token=token, told=said.told)
     except _LINE_ERRORS as error:
         return Call(token=token, told=Told.from_sdk(error))
     return _answered(token, text, raw.headers)
@@ -103,6 +106,8 @@ async def ask_async(client: AsyncOpenAI, token: str, *, stream: bool = False, **
         raw = await client.chat.completions.with_raw_response.create(**asked)
         reply = raw.parse()
         text = _joined([chunk async for chunk in reply]) if stream else _content(reply)
+    except _Told as said:
+        return Call(token=token, told=said.told)
     except _LINE_ERRORS as error:
         return Call(token=token, told=Told.from_sdk(error))
     return _answered(token, text, raw.headers)
@@ -129,7 +134,18 @@ def question(token: str) -> Any:
     return [{"role": "user", "content": f"What is {token}?"}]
 
 
+class _Told(Exception):
+    """The error of a reply whose status was spent on keeping the line open: it has no choices."""
+
+    def __init__(self, told: Told) -> None:
+        super().__init__(told.message)
+        self.told = told
+
+
 def _content(reply: Any) -> str:
+    if not reply.choices:
+        error = reply.model_extra["error"]
+        raise _Told(Told(kind="reply without choices", code=error["code"], message=error["message"]))
     content = reply.choices[0].message.content
     assert isinstance(content, str)
     return content

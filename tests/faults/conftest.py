@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from django.db import connection
 
+from tests.faults import table
 from tests.faults.books import Balance
 from tests.faults.site import Site
 
@@ -35,11 +36,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     balances = config.stash[BALANCES]
     if not balances:
         return
-    table = [Balance.heads(), *(one.cells() for one in sorted(balances, key=lambda one: one.scenario))]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    rows = table.rows_of(balances)
+    lines = [list(table.HEADS.values()), *rows.values()]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     terminalreporter.section("faults")
-    for row in table:
+    for row in lines:
         terminalreporter.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if os.environ.get("FAULTS_TABLE") == "write":
+        table.document(rows)
 
 
 @pytest.fixture
@@ -47,9 +51,7 @@ def site(request: pytest.FixtureRequest, transactional_db: None, tmp_path: Path)
     """Nobody is there yet: the test starts what it needs."""
     marked = request.node.get_closest_marker("scenario")
     assert marked is not None, "a fault test is marked with the scenario it plays"
-    variant = getattr(request.node, "callspec", None)
-    name = f"{marked.args[0]} ({variant.id})" if variant else marked.args[0]
-    made = Site(directory=tmp_path, scenario=name, balances=request.config.stash[BALANCES])
+    made = Site(directory=tmp_path, scenario=marked.args[0], balances=request.config.stash[BALANCES])
     yield made
     made.close()
 

@@ -42,6 +42,10 @@ class Proxy:
         self._thread.join(10)
         self._loop.close()
 
+    def turn_to(self, *ports: int) -> None:
+        """Hand later connections to these."""
+        self._ports = ports
+
     def cut_next_reply_after(self, text: bytes) -> None:
         """Cut the line, without a closing handshake, once this has been passed on to a caller."""
         self._cut_after = text

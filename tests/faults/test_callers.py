@@ -35,8 +35,7 @@ def node() -> None:
 
 
 @pytest.mark.scenario("The caller is gone before its run began")
-@STREAM
-def test_a_caller_who_leaves_the_queue_starts_nothing(site: Site, stream: bool) -> None:
+def test_a_caller_who_leaves_the_queue_starts_nothing(site: Site) -> None:
     Profile.objects.update(disconnect_grace_seconds=0)
     agent = site.agent(capacity=1)
     gateway = site.gateway()
@@ -45,14 +44,14 @@ def test_a_caller_who_leaves_the_queue_starts_nothing(site: Site, stream: bool) 
     first = site.asking(gateway.url)
     gate.wait_until_reached()
 
-    left = site.ask(gateway.url, stream=stream, client=IMPATIENT)
-    eventually(lambda: Turn.objects.filter(outcome="cancelled").exists())
+    left = [one.result(10) for one in site.asking_both(gateway.url, client=IMPATIENT)]
+    eventually(lambda: Turn.objects.filter(outcome="cancelled").count() == 2)
     gate.open()
 
     assert first.result(10).is_answered
-    assert not left.is_answered
-    site.settle(answered=1, cancelled=1)
-    assert [left.token in str(one.posted) for one in agent.conversations.values()] == [False]
+    assert not any(call.is_answered for call in left)
+    site.settle(answered=1, cancelled=2)
+    assert len(agent.conversations) == 1
 
 
 @pytest.mark.scenario("The caller is gone before the first byte, and repeats nothing")
@@ -111,33 +110,31 @@ def test_a_caller_who_leaves_in_mid_stream_stops_the_run_within_two_seconds(site
 
 
 @pytest.mark.scenario("The caller is gone after the last byte")
-@STREAM
-def test_a_caller_who_leaves_after_the_last_byte_changes_nothing(site: Site, stream: bool) -> None:
+def test_a_caller_who_leaves_after_the_last_byte_changes_nothing(site: Site) -> None:
     agent = site.agent()
     gateway = site.gateway()
 
-    call = site.ask(gateway.url, stream=stream)
+    made = [one.result(20) for one in site.asking_both(gateway.url)]
 
-    assert call.text == calls.answer_to(call.token)
-    site.settle(answered=1)
-    assert agent.only_conversation.interrupts == 0
+    assert all(call.is_answered for call in made)
+    site.settle(answered=2)
+    assert [one.interrupts for one in agent.conversations.values()] == [0, 0]
 
 
 @pytest.mark.scenario("The caller is gone and the profile lets the agent finish")
-@STREAM
-def test_a_detached_run_is_finished_and_kept(site: Site, stream: bool) -> None:
+def test_a_detached_run_is_finished_and_kept(site: Site) -> None:
     Profile.objects.update(on_disconnect=OnDisconnect.DETACH)
     site.agent()
     gateway = site.gateway()
     gate = Gate()
     site.plays(waiting_at(gate))
 
-    left = site.ask(gateway.url, stream=stream, client=IMPATIENT)
+    left = [one.result(10) for one in site.asking_both(gateway.url, client=IMPATIENT)]
     gate.open()
 
-    assert not left.is_answered
-    site.settle(answered=1)
-    assert Turn.objects.get().answer == calls.answer_to(left.token)
+    assert not any(call.is_answered for call in left)
+    site.settle(answered=2)
+    assert {turn.answer for turn in Turn.objects.all()} == {calls.answer_to(call.token) for call in left}
 
 
 # --- retries join ---------------------------------------------------------------------------------------------------
@@ -296,22 +293,22 @@ def test_nodes_retries_join_the_run(site: Site) -> None:
 
 
 @pytest.mark.scenario("Node: an agent fails, and another answers")
-@STREAM
 @pytest.mark.usefixtures("node")
-def test_node_is_answered_and_told_like_python(site: Site, stream: bool) -> None:
+def test_node_is_answered_and_told_like_python(site: Site) -> None:
     agent = site.agent()
     gateway = site.gateway()
     gate = Gate()
     site.plays(waiting_at(gate))
-    failing = site.asking_with_node(gateway.url, stream=stream)
-    gate.wait_until_reached()
+    failing = [site.asking_with_node(gateway.url, stream=stream) for stream in (False, True)]
+    gate.wait_until_reached(by=2)
     agent.crash()
     agent.come_back()
-    failed = failing.result(20)
+    failed = [one.result(20).told.code for one in failing]
     site.plays(at_once)
 
-    answered = site.asking_with_node(gateway.url, stream=stream).result(20)
+    answering = [site.asking_with_node(gateway.url, stream=stream) for stream in (False, True)]
+    answered = [one.result(20) for one in answering]
 
-    assert failed.told.code == "agent_error"
-    assert answered.text == calls.answer_to(answered.token)
-    site.settle(answered=1, failed=1)
+    assert failed == ["agent_error", "agent_error"]
+    assert all(call.is_answered for call in answered)
+    site.settle(answered=2, failed=2)

@@ -7,84 +7,81 @@ import pytest
 from profiles.models import Profile
 from tests.fakes.agent_script import Answer, Fail, Hang, Retried
 from tests.faults import calls
+from tests.faults.processes import GatewayProcess
 from tests.faults.site import Site
 
-PROVIDERS = {"429": Fail.rate_limit(), "500": Fail.unavailable()}
+PROVIDERS = pytest.mark.parametrize(
+    ("failure", "code"),
+    [(Fail.rate_limit(), "rate_limit_exceeded"), (Fail.unavailable(), "upstream_error")],
+    ids=["429", "500"],
+)
+
+
+@pytest.fixture
+def gateway(site: Site) -> GatewayProcess:
+    """With one agent-server; its profile tries a failed LLM call once more."""
+    Profile.objects.update(llm_retries=1)
+    site.agent()
+    return site.gateway()
 
 
 @pytest.mark.scenario("The LLM provider answers 429 or 500 for a while")
-@pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("stream", [False, True], ids=["collected", "streamed"])
+@PROVIDERS
 def test_a_provider_that_fails_for_a_while_costs_time_and_no_second_run(
-    site: Site, provider: str, stream: bool
+    site: Site, gateway: GatewayProcess, failure: Fail, code: str
 ) -> None:
-    Profile.objects.update(llm_retries=2)
-    agent = site.agent()
-    gateway = site.gateway()
-    site.plays(lambda token: [PROVIDERS[provider], Answer(calls.answer_to(token))])
+    site.plays(lambda token: [failure, Answer(calls.answer_to(token))])
 
-    site.ask(gateway.url, stream=stream)
+    made = [one.result(20) for one in site.asking_both(gateway.url)]
 
-    site.settle(answered=1)
-    assert len(agent.calls("POST", "/run")) == 1
+    assert all(call.is_answered for call in made)
+    site.settle(answered=2)
+    assert len(site.agents[0].calls("POST", "/run")) == 2
 
 
 @pytest.mark.scenario("The LLM provider answers 429 or 500 for longer than the profile tries")
-@pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("stream", [False, True], ids=["collected", "streamed"])
-def test_a_provider_that_does_not_recover_is_reported_once(site: Site, provider: str, stream: bool) -> None:
-    Profile.objects.update(llm_retries=1)
-    site.agent()
-    gateway = site.gateway()
-    site.plays(lambda _: [PROVIDERS[provider]] * 5)
+@PROVIDERS
+def test_a_provider_that_does_not_recover_is_reported_once(
+    site: Site, gateway: GatewayProcess, failure: Fail, code: str
+) -> None:
+    site.plays(lambda _: [failure] * 5)
 
-    call = site.ask(gateway.url, stream=stream)
+    collected, streamed = (one.result(20).told for one in site.asking_both(gateway.url))
 
-    assert call.told is not None
-    assert call.told.code == {"429": "rate_limit_exceeded", "500": "upstream_error"}[provider]
-    site.settle(failed=1)
+    assert (collected.code, streamed.code) == (code, code)
+    assert collected.headers["x-should-retry"] == "false"
+    site.settle(failed=2)
 
 
 @pytest.mark.scenario("The LLM hangs")
-@pytest.mark.parametrize("stream", [False, True], ids=["collected", "streamed"])
-def test_an_llm_that_hangs_is_given_up_at_the_profiles_time_limit(site: Site, stream: bool) -> None:
+def test_an_llm_that_hangs_is_given_up_at_the_profiles_time_limit(site: Site, gateway: GatewayProcess) -> None:
     Profile.objects.update(time_limit_seconds=2)
-    agent = site.agent()
-    gateway = site.gateway()
     site.plays(lambda _: [Hang()])
 
-    call = site.ask(gateway.url, stream=stream)
+    collected, streamed = (one.result(20).told for one in site.asking_both(gateway.url))
 
-    assert call.told is not None
-    assert call.told.code == "agent_timeout"
-    assert stream or (call.told.status, call.told.headers["x-should-retry"]) == (504, "false")
-    site.settle(timed_out=1)
-    assert agent.only_conversation.interrupts > 0
+    assert (collected.status, collected.headers["x-should-retry"]) == (504, "false")
+    assert (collected.code, streamed.code) == ("agent_timeout", "agent_timeout")
+    site.settle(timed_out=2)
+    assert all(one.interrupts > 0 for one in site.agents[0].conversations.values())
 
 
 @pytest.mark.scenario("The LLM's stream breaks off and is begun again")
-@pytest.mark.parametrize("stream", [False, True], ids=["collected", "streamed"])
-def test_a_broken_llm_stream_that_is_begun_again_is_an_answer(site: Site, stream: bool) -> None:
-    site.agent()
-    gateway = site.gateway()
+def test_a_broken_llm_stream_that_is_begun_again_is_an_answer(site: Site, gateway: GatewayProcess) -> None:
     site.plays(lambda token: [Retried(streamed="The answer"), Answer(calls.answer_to(token))])
 
-    call = site.ask(gateway.url, stream=stream)
+    collected, streamed = (one.result(20) for one in site.asking_both(gateway.url))
 
-    assert call.text.endswith(calls.answer_to(call.token))
-    site.settle(answered=1)
+    assert collected.text == calls.answer_to(collected.token)
+    assert streamed.text.endswith(calls.answer_to(streamed.token))  # what was sent cannot be taken back
+    site.settle(answered=2)
 
 
 @pytest.mark.scenario("The LLM's stream is cut")
-@pytest.mark.parametrize("stream", [False, True], ids=["collected", "streamed"])
-def test_a_cut_llm_stream_is_an_error_and_no_second_run(site: Site, stream: bool) -> None:
-    Profile.objects.update(llm_retries=2)
-    site.agent()
-    gateway = site.gateway()
+def test_a_cut_llm_stream_is_an_error_and_no_second_run(site: Site, gateway: GatewayProcess) -> None:
     site.plays(lambda _: [Fail.unavailable(streamed="The answer to")] * 3)
 
-    call = site.ask(gateway.url, stream=stream)
+    collected, streamed = (one.result(20).told for one in site.asking_both(gateway.url))
 
-    assert call.told is not None
-    assert call.told.code == "upstream_error"
-    site.settle(failed=1)
+    assert (collected.code, streamed.code) == ("upstream_error", "upstream_error")
+    site.settle(failed=2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
 
-from chatgateway import audit, conversations, servers
+from chatgateway import audit, conversations, repeats, servers
 from chatgateway.audit import Arrival, Asked, Ending
 from chatgateway.errors import AgentRunFailed
 from chatgateway.models import AgentServer, Conversation, Message, Turn
@@ -50,6 +50,8 @@ class Truth:
     closed_as: str = ""
     closed_row: dict[str, Any] | None = None
     has_run_on: bool = False
+    waiting: list[str] = field(default_factory=list)
+    cancelled_for: str = ""
 
 
 @dataclass(slots=True)
@@ -114,8 +116,50 @@ class TurnMachine(RuleBasedStateMachine):
             deadline_at=timezone.now(),
             at=at,
         )
-        self.truth[turn.pk] = Truth(conversation=conversation.pk)
+        self.truth[turn.pk] = Truth(conversation=conversation.pk, waiting=[f"req_{self.requests}"])
         return Driver(turn=turn)
+
+    @rule(driver=drivers)
+    def repeat(self, driver: Driver) -> None:
+        """A request comes again: it joins, unless the turn is being stopped because nobody waited."""
+        truth = self.truth[driver.turn.pk]
+        with transaction.atomic():
+            turn = Turn.objects.select_for_update(of=("self",)).get(pk=driver.turn.pk)
+            if repeats._is_stopped_for_good(turn):
+                assert truth.cancelled_for == "disconnect"
+                return
+            audit.join(turn, self._arrival())
+        truth.waiting.append(f"req_{self.requests}")
+
+    @rule(driver=drivers, delivered=st.booleans())
+    def leave(self, driver: Driver, delivered: bool) -> None:
+        truth = self.truth[driver.turn.pk]
+        if truth.waiting:
+            audit.detach(truth.waiting.pop(), delivered=delivered)
+
+    @rule(driver=drivers)
+    def cancel_if_nobody_waits(self, driver: Driver) -> None:
+        truth = self.truth[driver.turn.pk]
+        may_cancel = not truth.closed_as and not truth.waiting and not truth.cancelled_for
+        with transaction.atomic():
+            assert audit.cancel_if_nobody_waits(driver.turn.pk) == may_cancel
+        if may_cancel:
+            truth.cancelled_for = "disconnect"
+
+    @rule(driver=drivers)
+    def cancel(self, driver: Driver) -> None:
+        truth = self.truth[driver.turn.pk]
+        may_cancel = not truth.closed_as and not truth.cancelled_for
+        assert bool(audit.request_cancel([driver.turn.pk], reason="request")) == may_cancel
+        if may_cancel:
+            truth.cancelled_for = "request"
+
+    @rule(driver=drivers)
+    def hear_of_cancellations(self, driver: Driver) -> None:
+        """What a process's renewing thread does once a second; the reason goes into the row as the turn closes."""
+        for key, reason in audit.cancellations([driver.turn.pk]):
+            assert reason == self.truth[key].cancelled_for
+            driver.turn.cancel_reason = reason
 
     def _arrival(self) -> Arrival:
         self.requests += 1
@@ -177,6 +221,7 @@ class TurnMachine(RuleBasedStateMachine):
             truth = self.truth[driver.turn.pk]
             truth.closed_as, truth.closed_row = outcome, self._row(driver.turn.pk)
             truth.has_run_on = not ending.run_ended
+            truth.cancelled_for = driver.turn.cancel_reason  # the driver's word is the last
 
     def _write(self, driver: Driver, write: Any) -> bool:
         """Only the holder of the present generation of an open turn may write; anybody else is told."""

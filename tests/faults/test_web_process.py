@@ -6,11 +6,12 @@ import datetime as dt
 import signal
 import time
 
+import httpx
 import pytest
 from django.db.models.functions import Now
 
 from chatgateway.models import Turn
-from tests.fakes.agent_script import Gate
+from tests.fakes.agent_script import Gate, Move
 from tests.faults import calls
 from tests.faults.proxy import Proxy
 from tests.faults.site import Site, lasting, waiting_at
@@ -87,28 +88,26 @@ def test_a_stream_that_was_cut_is_taken_up_by_repeating_the_call(site: Site) -> 
 
 
 @pytest.mark.scenario("kill -9 of the web process in mid-run; the caller does not come back")
-@STREAM
-def test_the_record_of_a_turn_is_finished_by_another_process(site: Site, stream: bool) -> None:
+def test_the_record_of_a_turn_is_finished_by_another_process(site: Site) -> None:
     agent = site.agent()
     first, second = site.gateway(is_ready=False), site.gateway(is_ready=False)
     gate = Gate()
     site.plays(waiting_at(gate))
     first.wait_until_ready()
     second.wait_until_ready()
-    asking = site.asking(first.url, stream=stream, client={"max_retries": 0})
-    gate.wait_until_reached()
-    site.open_turn()
+    asking = site.asking_both(first.url, client={"max_retries": 0})
+    gate.wait_until_reached(by=2)
+    site.open_turns(2)
     first.kill()
-    call = asking.result(10)
+    left = [one.result(10) for one in asking]
     gate.open()
-    agent.wait_until(lambda: agent.only_conversation.status == "finished")
+    agent.wait_until(lambda: agent.running == 0)
     site.let_leases_run_out()
 
-    site.settle(answered=1)
-    turn = Turn.objects.get()
-    assert turn.answer == calls.answer_to(call.token)
-    assert turn.input_tokens > 0
-    assert eventually(turn.events.count) > 0  # they may follow within a second
+    site.settle(answered=2)
+    assert {turn.answer for turn in Turn.objects.all()} == {calls.answer_to(call.token) for call in left}
+    assert all(turn.input_tokens > 0 for turn in Turn.objects.all())
+    assert all(eventually(turn.events.count) for turn in Turn.objects.all())  # they may follow within a second
 
 
 @pytest.mark.full
@@ -169,16 +168,63 @@ def test_a_turn_whose_message_was_not_sent_is_run_by_another_process(site: Site,
     site.settle(answered=1)
 
 
+@pytest.mark.scenario("kill -9 of the web process as the agent takes the message")
+def test_a_message_whose_sender_died_is_found_in_the_log_and_not_sent_again(site: Site) -> None:
+    agent = site.agent()
+    first, second = site.gateway(is_ready=False), site.gateway(is_ready=False)
+    known = site.ask(first.wait_until_ready().url)
+    second.wait_until_ready()
+
+    def kill_and_answer(token: str) -> list[Move]:
+        first.send(signal.SIGKILL)  # before the agent-server's own answer can reach it
+        return lasting(0.3)(token)
+
+    site.plays(kill_and_answer)
+    continued = {"X-OpenHands-ServerConversation-ID": known.conversation_id}
+    with Proxy(first.port, second.port) as balancer:
+        asking = site.asking(balancer.url, extra_headers=continued)
+        eventually(lambda: first.process.poll() is not None)
+        site.let_leases_run_out()
+        call = asking.result(30)
+
+    assert call.text == calls.answer_to(call.token)
+    assert len(agent.only_conversation.posted) == 2
+    site.settle(answered=2)
+
+
+@pytest.mark.scenario("A turn is cancelled while its web process is dead")
+def test_a_cancellation_outlives_the_process_that_should_have_heard_it(site: Site) -> None:
+    agent = site.agent()
+    first, second = site.gateway(is_ready=False), site.gateway(is_ready=False)
+    gate = Gate()
+    site.plays(waiting_at(gate))
+    first.wait_until_ready()
+    second.wait_until_ready()
+    site.asking(first.url, client={"max_retries": 0})
+    gate.wait_until_reached()
+    turn = site.open_turn()
+    first.kill()
+
+    cancelled = httpx.post(
+        f"{second.url}/v1/chat/completions/{turn.reply_id}/cancel",
+        headers={"Authorization": f"Bearer {site.key}"},
+        timeout=20,
+    )
+    site.let_leases_run_out()
+
+    assert cancelled.status_code < 300, cancelled.text
+    site.settle(cancelled=1)
+    assert agent.only_conversation.interrupts > 0
+
+
 @pytest.mark.scenario("The leases of a web process run out although it lives")
-@STREAM
-def test_a_process_that_could_not_renew_its_leases_keeps_its_callers(site: Site, stream: bool) -> None:
+def test_a_process_that_could_not_renew_its_leases_keeps_its_callers(site: Site) -> None:
     site.agent()
     gateway = site.gateway()
     gate = Gate()
     site.plays(waiting_at(gate))
-    asking = site.asking(gateway.url, stream=stream)
-    gate.wait_until_reached()
-    site.open_turn()
+    asking = site.asking_both(gateway.url)
+    gate.wait_until_reached(by=2)
     # What a database does that was away for longer than a lease: its process's own sweep may be the first to see it.
     until = time.monotonic() + 6
     while time.monotonic() < until:
@@ -186,77 +232,75 @@ def test_a_process_that_could_not_renew_its_leases_keeps_its_callers(site: Site,
         time.sleep(0.05)
     gate.open()
 
-    call = asking.result(20)
+    made = [one.result(20) for one in asking]
 
-    assert call.text == calls.answer_to(call.token)
-    site.settle(answered=1)
+    assert [call.text for call in made] == [calls.answer_to(call.token) for call in made]
+    site.settle(answered=2)
 
 
 @pytest.mark.scenario("A web process freezes, loses its turn, and wakes up")
-@STREAM
-def test_a_process_that_lost_its_turn_writes_nothing_and_stops_nothing(site: Site, stream: bool) -> None:
+def test_a_process_that_lost_its_turn_writes_nothing_and_stops_nothing(site: Site) -> None:
     agent = site.agent()
     first, second = site.gateway(is_ready=False), site.gateway(is_ready=False)
     gate = Gate()
     site.plays(waiting_at(gate))
     first.wait_until_ready()
     second.wait_until_ready()
-    site.asking(first.url, stream=stream)
-    gate.wait_until_reached()
-    site.open_turn()
+    asking = site.asking_both(first.url)
+    gate.wait_until_reached(by=2)
+    site.open_turns(2)
     first.send(signal.SIGSTOP)
     site.let_leases_run_out()
-    eventually(lambda: Turn.objects.filter(lease_generation=2).exists())
+    eventually(lambda: Turn.objects.filter(lease_generation=2).count() == 2)
     gate.open()
     eventually(lambda: not Turn.objects.open().exists())
     first.send(signal.SIGCONT)
 
-    site.settle(answered=1)
-    assert agent.only_conversation.interrupts == 0
+    made = [one.result(20) for one in asking]
+
+    assert [call.text for call in made] == [calls.answer_to(call.token) for call in made]
+    site.settle(answered=2)
+    assert [one.interrupts for one in agent.conversations.values()] == [0, 0]
 
 
 @pytest.mark.scenario("SIGTERM in mid-run; the run ends within the grace period")
-@STREAM
-def test_a_process_that_is_told_to_end_lets_its_turns_end(site: Site, stream: bool) -> None:
+def test_a_process_that_is_told_to_end_lets_its_turns_end(site: Site) -> None:
     site.agent()
     gateway = site.gateway()
     gate = Gate()
     site.plays(waiting_at(gate))
-    asking = site.asking(gateway.url, stream=stream)
-    gate.wait_until_reached()
-    site.open_turn()
+    asking = site.asking_both(gateway.url)
+    gate.wait_until_reached(by=2)
     gateway.send(signal.SIGTERM)
     gate.open()
 
-    call = asking.result(20)
+    made = [one.result(20) for one in asking]
 
-    assert call.text == calls.answer_to(call.token)
+    assert all(call.is_answered for call in made)
     assert gateway.end() == -signal.SIGTERM
-    site.settle(answered=1)
+    site.settle(answered=2)
 
 
 @pytest.mark.scenario("SIGTERM in mid-run; the run outlasts the grace period")
-@STREAM
-def test_turns_that_outlast_the_grace_period_are_handed_over(site: Site, stream: bool) -> None:
+def test_turns_that_outlast_the_grace_period_are_handed_over(site: Site) -> None:
     site.agent()
     first = site.gateway(GATEWAY_SHUTDOWN_GRACE_SECONDS="1")
     gate = Gate()
     site.plays(waiting_at(gate))
-    second = site.gateway()
-    with Proxy(first.port, second.port) as balancer:
-        asking = site.asking(balancer.url, stream=stream)
-        gate.wait_until_reached()
-        assert str(first.process.pid) in site.open_turn().lease_owner
+    with Proxy(first.port) as balancer:
+        asking = site.asking_both(balancer.url)
+        gate.wait_until_reached(by=2)
+        second = site.gateway()
+        balancer.turn_to(second.port)
         first.end()
-        eventually(lambda: Turn.objects.filter(lease_generation=2).exists())
+        eventually(lambda: Turn.objects.filter(lease_generation=2).count() == 2)
         gate.open()
-        call = asking.result(20)
+        collected, streamed = (one.result(20) for one in asking)
 
     # A stream that has begun cannot be begun again by the SDK; any other call is, and joins its turn.
-    assert (call.told.code if stream else call.text) == (
-        "service_unavailable" if stream else calls.answer_to(call.token)
-    )
-    site.settle(answered=1)
+    assert collected.text == calls.answer_to(collected.token)
+    assert streamed.told.code == "service_unavailable"
+    site.settle(answered=2)
 
 
 @pytest.mark.scenario("SIGTERM of one of two web processes under load")

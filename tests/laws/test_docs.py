@@ -20,6 +20,7 @@ from chatgateway.openai_api.chat_request import PARAMETERS
 from tests import factories
 from tests.fakes.agent_script import Answer
 from tests.fakes.agent_server import FakeAgentServer
+from tests.faults import table
 from tests.gateway_process import LiveGateway
 from tests.laws import code_facts, pages
 
@@ -146,6 +147,18 @@ def test_every_outcome_of_a_turn_is_explained() -> None:
     outcomes = pages.section(pages.text_of(pages.DOCS / "how-to" / "audit-a-turn.md"), "## Outcomes")
 
     assert {row[0] for row in pages.rows(outcomes)} == set(Turn.Outcome.labels)
+
+
+def test_every_fault_that_is_played_is_in_the_table_and_no_other() -> None:
+    assert set(table.documented()) == table.scenarios()
+
+
+@pytest.mark.parametrize("row", table.documented().values(), ids=lambda row: row[0])
+def test_the_table_of_faults_shows_what_the_suite_asserts(row: list[str]) -> None:
+    shown = dict(zip(table.HEADS, row, strict=True))
+
+    assert int(shown["most_runs"]) <= 1
+    assert {shown[name] for name in ("turns_lost", "crossed", "slots_leaked", "wrong_rows")} == {"0"}
 
 
 # --- what is printed works ----------------------------------------------------------------------------------------
