@@ -99,7 +99,8 @@ class Driver:
         self._session: AgentSession | None = None
         self._made_here = False  # the conversation, on the server at hand, for this turn
         self._unwritten: list[DurableEvent] = []
-        self._written_at = self._opened = time.monotonic()
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._opened = time.monotonic()
         self.run = Run(
             showing=Showing(
                 ShowingRules(
@@ -124,6 +125,8 @@ class Driver:
             # The outer edge of a turn: whoever waits for it is answered, whatever is wrong with its record.
             logger.exception("turn %s could not be closed", self.turn.pk)
             await self._close_bare(error)
+        finally:
+            self._flush()
 
     async def _drive_within_deadline(self) -> audit.Ending:
         assert self.turn.deadline_at is not None
@@ -399,13 +402,18 @@ class Driver:
     def _record(self, durable: list[DurableEvent]) -> None:
         self.run.note_durable(durable)
         self._unwritten += durable
-        is_due = len(self._unwritten) >= FLUSH_EVENTS or time.monotonic() - self._written_at > FLUSH_SECONDS
-        if self._unwritten and is_due:
+        if len(self._unwritten) >= FLUSH_EVENTS:
             self._flush()
+        elif self._unwritten and self._flush_timer is None:
+            # By the clock: an agent may work for minutes between two events, and auditors look on.
+            self._flush_timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
 
     def _flush(self) -> None:
         turn, events = self.turn, self._unwritten
-        self._unwritten, self._written_at = [], time.monotonic()
+        self._unwritten = []
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
         if events:
             writer.post(lambda: audit.append_events(turn, events))
 

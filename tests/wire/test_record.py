@@ -66,6 +66,20 @@ def test_every_event_of_a_turn_is_kept_in_order(http: httpx.Client, agent_server
     ]
 
 
+def test_events_are_in_the_record_while_the_agent_is_at_work(http: httpx.Client, agent_server: FakeAgentServer) -> None:
+    gate = Gate()
+    agent_server.script(Step(command="make", gate=gate), Answer("Made."))
+
+    with ThreadPoolExecutor() as pool:
+        call = pool.submit(http.post, CHAT, json=question())
+        gate.wait_until_reached()
+        seen = eventually(lambda: Event.objects.filter(kind="ActionEvent").first(), timeout_seconds=3)
+        gate.open()
+        assert call.result(timeout=10).status_code == 200
+
+    assert seen.summary == "Running: make"
+
+
 def test_a_price_that_nobody_knows_is_unknown_and_not_zero(http: httpx.Client) -> None:
     Profile.objects.update(input_price=None, output_price=None, catalogue={})
     access.forget_all()
