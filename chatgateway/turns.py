@@ -195,7 +195,12 @@ async def adopt_expired(limit: int = ADOPT_LIMIT, *, patience_seconds: float = 0
     `patience_seconds`: leave those that ran out a moment ago to others.
     """
     drivers = current()
+    if drivers.is_draining:
+        return 0  # it would take over what it has just given up
     expired = await writer.run(lambda: _claim_expired(drivers.owner, limit, patience_seconds))
+    if drivers.is_draining:
+        await writer.run(lambda: audit.drop_leases(drivers.owner, [turn.pk for turn in expired]))
+        return 0
     for turn in expired:
         await _adopt(drivers, turn)
     return len(expired)
