@@ -8,6 +8,8 @@ import time
 import pytest
 
 from chatgateway.models import Turn
+from profiles.models import Profile
+from tests.faults import calls
 from tests.faults.proxy import Proxy
 from tests.faults.site import Site, lasting
 from tests.waiting import eventually
@@ -25,6 +27,47 @@ def test_callers_beyond_the_slots_wait_their_turn(site: Site, stream: bool) -> N
     assert [call.told for call in made if not call.is_answered] == []
     assert agent.most_running <= 10
     site.settle(answered=64)
+
+
+@pytest.mark.scenario("Eight callers at once in one conversation, on two web processes")
+@pytest.mark.parametrize("stream", [False, True], ids=["collected", "streamed"])
+def test_callers_in_one_conversation_get_their_own_answers_one_after_the_other(site: Site, stream: bool) -> None:
+    agent = site.agent()
+    first, second = site.gateway(is_ready=False), site.gateway(is_ready=False)
+    site.plays(lasting(0.2))
+    known = site.ask(first.wait_until_ready().url)
+    second.wait_until_ready()
+    continued = {"X-OpenHands-ServerConversation-ID": known.conversation_id}
+
+    asking = [
+        site.asking(url, stream=stream, extra_headers=continued) for url in (first.url, second.url) for _ in range(4)
+    ]
+    made = [one.result(30) for one in asking]
+
+    assert [call.text for call in made] == [calls.answer_to(call.token) for call in made]
+    assert len(agent.only_conversation.posted) == 9
+    site.settle(answered=9)
+
+
+@pytest.mark.scenario("Callers leave a crowded queue at random")
+def test_callers_who_leave_at_random_leave_no_slot_behind(site: Site) -> None:
+    Profile.objects.update(disconnect_grace_seconds=0)
+    agent = site.agent(capacity=2)
+    gateway = site.gateway()
+    site.plays(lasting(0.4))
+    chance = random.Random(11)
+    patience = [0.1 + 2 * chance.random() for _ in range(32)]
+
+    asking = [
+        site.asking(gateway.url, stream=index % 2 == 0, client={"timeout": seconds, "max_retries": 0})
+        for index, seconds in enumerate(patience)
+    ]
+    made = [one.result(30) for one in asking]
+
+    assert sum(call.is_answered for call in made) > 0
+    assert agent.most_running <= 2
+    site.settle(outcomes_matter=False)
+    assert set(Turn.objects.values_list("outcome", flat=True)) <= {"answered", "cancelled"}
 
 
 @pytest.mark.full
