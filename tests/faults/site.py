@@ -173,9 +173,9 @@ class Site:
 
     # --- time -------------------------------------------------------------------------------------------------------
 
-    def let_leases_run_out(self) -> None:
-        """What 20 s without a sign of life from a process do to its turns."""
-        Turn.objects.open().update(lease_expires_at=Now() - dt.timedelta(seconds=1))
+    def let_leases_run_out(self, *, by_seconds: float = 1) -> None:
+        """What 20 s without a sign of life from a process, and so much more, do to its turns."""
+        Turn.objects.open().update(lease_expires_at=Now() - dt.timedelta(seconds=by_seconds))
 
     def set_clock_back(self, by: dt.timedelta) -> None:
         """What rows look like after the clock was set back: everything in them was written later than it is now."""
@@ -217,7 +217,8 @@ class Site:
         self._balances.append(counted)
         assert counted.holds, counted
         expected = {name: number for name, number in outcomes.items() if number}
-        assert not outcomes_matter or books.outcomes() == expected
+        ended = books.outcomes()
+        assert not outcomes_matter or ended == expected
         return counted
 
     def _is_quiet(self) -> bool:
