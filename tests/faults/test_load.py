@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 
 import pytest
@@ -114,3 +115,29 @@ def test_processes_that_die_all_the_time_run_nothing_twice_and_mix_nothing_up(si
     assert len(cut) < 60
     counted = site.settle(within_seconds=60, outcomes_matter=False)
     assert counted.calls == 120
+
+
+@pytest.mark.full
+@pytest.mark.timeout(240)
+@pytest.mark.scenario("Web processes freeze at random under load, lose their turns, and wake up")
+@pytest.mark.usefixtures("postgres")  # with SQLite, a process that freezes while it writes holds up all others
+def test_processes_that_freeze_all_the_time_run_nothing_twice_and_mix_nothing_up(site: Site) -> None:
+    agent = site.agent(capacity=40)
+    gateways = [site.gateway(is_ready=False) for _ in range(2)]
+    site.plays(lasting(1.5))
+    chance = random.Random(7)
+    with Proxy(*(one.wait_until_ready().port for one in gateways)) as balancer:
+        collected = site.ask_many(60, balancer.url, every_seconds=0.25)
+        streamed = site.ask_many(60, balancer.url, every_seconds=0.25, stream=True)
+        for _ in range(5):
+            victim = gateways[chance.randrange(2)]
+            victim.send(signal.SIGSTOP)
+            site.let_leases_run_out()
+            time.sleep(1 + 2 * chance.random())
+            victim.send(signal.SIGCONT)
+            time.sleep(1)
+        made = collected.result(100) + streamed.result(100)
+
+    assert [call.told for call in made if not call.is_answered] == []
+    assert sum(one.interrupts for one in agent.conversations.values()) == 0
+    site.settle(answered=120, within_seconds=60)
