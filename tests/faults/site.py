@@ -30,6 +30,8 @@ Play = Callable[[str], list[Move]]
 
 # Whoever asks more at once does so with `ask_many`.
 MOST_CALLERS = 16
+# What asyncio, the drivers and the handler log of an exception that nobody foresaw.
+DEFECTS = ("Exception in callback", "was never retrieved", "failed inside the gateway", "the driver of turn")
 # By then every turn has ended and given its slot back.
 SETTLE_SECONDS = 30.0
 
@@ -51,6 +53,11 @@ def lasting(seconds: float) -> Play:
 def waiting_at(gate: Gate, *, after_words: int = 2) -> Play:
     """An answer that stops at the gate after some words."""
     return lambda token: [Answer(calls.answer_to(token), gate=gate, hold_after=after_words)]
+
+
+def defects_in(log: str) -> list[str]:
+    """Lines of a process's log that tell of a mistake of ours, whatever became of the turns."""
+    return [line for line in log.splitlines() if any(words in line for words in DEFECTS)]
 
 
 class Site:
@@ -215,6 +222,7 @@ class Site:
             raise AssertionError(f"still under way: {list(busy.values_list(*columns)[:10])}") from None
         counted = books.balance(scenario=self.scenario, calls=self.calls, heard=books.heard_by(self.agents, self.llms))
         self._balances.append(counted)
+        assert [line for process in self._processes for line in defects_in(process.output())] == []
         assert counted.holds, counted
         expected = {name: number for name, number in outcomes.items() if number}
         ended = books.outcomes()
