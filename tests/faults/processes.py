@@ -112,6 +112,7 @@ class WorkerProcess(OwnProcess):
     def __init__(self, *, data_dir: Path, **variables: str) -> None:
         self._ready = data_dir / "worker-ready"
         self._ready.unlink(missing_ok=True)
+        self._env = environment(data_dir) | {"GATEWAY_WORKER_READY_FILE": str(self._ready)} | variables
         super().__init__(
             *("-m", "celery", "-A", "gateway_project.celery", "--quiet", "worker", "--beat"),
             *(
@@ -125,9 +126,14 @@ class WorkerProcess(OwnProcess):
                 "--without-mingle",
             ),
             *("--schedule", str(data_dir / "beat")),
-            env=environment(data_dir) | {"GATEWAY_WORKER_READY_FILE": str(self._ready)} | variables,
+            env=self._env,
             log=data_dir / "worker.log",
         )
+
+    def run(self, task: str) -> None:
+        """Have the worker run a task now, that beat would have it run in a while."""
+        command = [sys.executable, "-m", "celery", "-A", "gateway_project.celery", "call", task]
+        subprocess.run(command, cwd=ROOT, env=self._env, capture_output=True, check=True, timeout=30)
 
     def wait_until_ready(self) -> WorkerProcess:
         deadline = time.monotonic() + START_SECONDS

@@ -30,6 +30,8 @@ Play = Callable[[str], list[Move]]
 
 # Whoever asks more at once does so with `ask_many`.
 MOST_CALLERS = 16
+# What asyncio, the drivers and the handler log of an exception that nobody foresaw.
+DEFECTS = ("Exception in callback", "was never retrieved", "failed inside the gateway", "the driver of turn")
 # By then every turn has ended and given its slot back.
 SETTLE_SECONDS = 30.0
 
@@ -51,6 +53,11 @@ def lasting(seconds: float) -> Play:
 def waiting_at(gate: Gate, *, after_words: int = 2) -> Play:
     """An answer that stops at the gate after some words."""
     return lambda token: [Answer(calls.answer_to(token), gate=gate, hold_after=after_words)]
+
+
+def defects_in(log: str) -> list[str]:
+    """Lines of a process's log that tell of a mistake of ours, whatever became of the turns."""
+    return [line for line in log.splitlines() if any(words in line for words in DEFECTS)]
 
 
 class Site:
@@ -173,9 +180,9 @@ class Site:
 
     # --- time -------------------------------------------------------------------------------------------------------
 
-    def let_leases_run_out(self) -> None:
-        """What 20 s without a sign of life from a process do to its turns."""
-        Turn.objects.open().update(lease_expires_at=Now() - dt.timedelta(seconds=1))
+    def let_leases_run_out(self, *, by_seconds: float = 1) -> None:
+        """What 20 s without a sign of life from a process, and so much more, do to its turns."""
+        Turn.objects.open().update(lease_expires_at=Now() - dt.timedelta(seconds=by_seconds))
 
     def set_clock_back(self, by: dt.timedelta) -> None:
         """What rows look like after the clock was set back: everything in them was written later than it is now."""
@@ -215,9 +222,11 @@ class Site:
             raise AssertionError(f"still under way: {list(busy.values_list(*columns)[:10])}") from None
         counted = books.balance(scenario=self.scenario, calls=self.calls, heard=books.heard_by(self.agents, self.llms))
         self._balances.append(counted)
+        assert [line for process in self._processes for line in defects_in(process.output())] == []
         assert counted.holds, counted
         expected = {name: number for name, number in outcomes.items() if number}
-        assert not outcomes_matter or books.outcomes() == expected
+        ended = books.outcomes()
+        assert not outcomes_matter or ended == expected
         return counted
 
     def _is_quiet(self) -> bool:

@@ -46,6 +46,25 @@ def test_a_run_that_died_with_its_agent_server_is_reported_and_not_run_again(sit
     site.settle(failed=2)
 
 
+@pytest.mark.scenario("An agent-server freezes in mid-run and wakes up")
+def test_a_frozen_agent_server_costs_time_and_no_run(site: Site) -> None:
+    agent = site.agent()
+    gateway = site.gateway()
+    gate = Gate()
+    site.plays(waiting_at(gate))
+    asking = site.asking_both(gateway.url)
+    gate.wait_until_reached(by=2)
+    agent.hang()
+    gate.open()
+    time.sleep(2)
+    agent.recover()
+
+    made = [one.result(30) for one in asking]
+
+    assert [call.text for call in made] == [calls.answer_to(call.token) for call in made]
+    site.settle(answered=2)
+
+
 @pytest.mark.scenario("An agent-server is down before the run")
 def test_a_server_that_is_down_before_the_run_is_passed_over(site: Site) -> None:
     site.agent().crash()

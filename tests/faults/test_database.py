@@ -77,6 +77,43 @@ def test_a_database_that_is_restarted_costs_no_run(site: Site) -> None:
     site.settle(answered=60)
 
 
+@contextlib.contextmanager
+def unreachable_database() -> Iterator[None]:
+    """PostgreSQL takes no connection, and ends those there are; the test's own goes on."""
+    import psycopg
+
+    known = connection.settings_dict
+    name = connection.ops.quote_name(known["NAME"])
+    where = {"host": known["HOST"], "port": known["PORT"], "user": known["USER"], "password": known["PASSWORD"]}
+    with psycopg.connect(**where, dbname="postgres", autocommit=True) as other:
+        other.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
+        cut_connections()
+        try:
+            yield
+        finally:
+            other.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
+
+
+@pytest.mark.scenario("The database cannot be reached for some seconds, under load")
+@pytest.mark.usefixtures("postgres")
+def test_a_database_that_is_away_for_some_seconds_costs_no_run(site: Site) -> None:
+    site.agent(capacity=40)
+    gateway = site.gateway()
+    site.plays(lasting(1.5))
+    collected = site.ask_many(30, gateway.url, every_seconds=0.1)
+    streamed = site.ask_many(30, gateway.url, every_seconds=0.1, stream=True)
+    eventually(lambda: Turn.objects.exclude(outcome="open").count() > 5)
+    with unreachable_database():
+        time.sleep(3)
+    made = collected.result(60) + streamed.result(60)
+
+    assert all(call.is_answered or call.told.is_clear for call in made)
+    answered = sum(call.is_answered for call in made)
+    assert answered > 20
+    site.settle(outcomes_matter=False)
+    assert Turn.objects.exclude(outcome__in=("answered", "refused")).count() == 0
+
+
 @pytest.mark.scenario("The disk is full")
 @pytest.mark.usefixtures("sqlite")
 def test_a_full_disk_refuses_turns_before_the_agent_starts_and_keeps_the_history_readable(site: Site) -> None:

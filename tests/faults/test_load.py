@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 
 import pytest
 
 from chatgateway.models import Turn
+from profiles.models import Profile
+from tests.faults import calls
 from tests.faults.proxy import Proxy
 from tests.faults.site import Site, lasting
 from tests.waiting import eventually
@@ -25,6 +28,47 @@ def test_callers_beyond_the_slots_wait_their_turn(site: Site, stream: bool) -> N
     assert [call.told for call in made if not call.is_answered] == []
     assert agent.most_running <= 10
     site.settle(answered=64)
+
+
+@pytest.mark.scenario("Eight callers at once in one conversation, on two web processes")
+@pytest.mark.parametrize("stream", [False, True], ids=["collected", "streamed"])
+def test_callers_in_one_conversation_get_their_own_answers_one_after_the_other(site: Site, stream: bool) -> None:
+    agent = site.agent()
+    first, second = site.gateway(is_ready=False), site.gateway(is_ready=False)
+    site.plays(lasting(0.2))
+    known = site.ask(first.wait_until_ready().url)
+    second.wait_until_ready()
+    continued = {"X-OpenHands-ServerConversation-ID": known.conversation_id}
+
+    asking = [
+        site.asking(url, stream=stream, extra_headers=continued) for url in (first.url, second.url) for _ in range(4)
+    ]
+    made = [one.result(30) for one in asking]
+
+    assert [call.text for call in made] == [calls.answer_to(call.token) for call in made]
+    assert len(agent.only_conversation.posted) == 9
+    site.settle(answered=9)
+
+
+@pytest.mark.scenario("Callers leave a crowded queue at random")
+def test_callers_who_leave_at_random_leave_no_slot_behind(site: Site) -> None:
+    Profile.objects.update(disconnect_grace_seconds=0)
+    agent = site.agent(capacity=2)
+    gateway = site.gateway()
+    site.plays(lasting(0.4))
+    chance = random.Random(11)
+    patience = [0.1 + 2 * chance.random() for _ in range(32)]
+
+    asking = [
+        site.asking(gateway.url, stream=index % 2 == 0, client={"timeout": seconds, "max_retries": 0})
+        for index, seconds in enumerate(patience)
+    ]
+    made = [one.result(30) for one in asking]
+
+    assert sum(call.is_answered for call in made) > 0
+    assert agent.most_running <= 2
+    site.settle(outcomes_matter=False)
+    assert set(Turn.objects.values_list("outcome", flat=True)) <= {"answered", "cancelled"}
 
 
 @pytest.mark.full
@@ -71,3 +115,29 @@ def test_processes_that_die_all_the_time_run_nothing_twice_and_mix_nothing_up(si
     assert len(cut) < 60
     counted = site.settle(within_seconds=60, outcomes_matter=False)
     assert counted.calls == 120
+
+
+@pytest.mark.full
+@pytest.mark.timeout(240)
+@pytest.mark.scenario("Web processes freeze at random under load, lose their turns, and wake up")
+@pytest.mark.usefixtures("postgres")  # with SQLite, a process that freezes while it writes holds up all others
+def test_processes_that_freeze_all_the_time_run_nothing_twice_and_mix_nothing_up(site: Site) -> None:
+    agent = site.agent(capacity=40)
+    gateways = [site.gateway(is_ready=False) for _ in range(2)]
+    site.plays(lasting(1.5))
+    chance = random.Random(7)
+    with Proxy(*(one.wait_until_ready().port for one in gateways)) as balancer:
+        collected = site.ask_many(60, balancer.url, every_seconds=0.25)
+        streamed = site.ask_many(60, balancer.url, every_seconds=0.25, stream=True)
+        for _ in range(5):
+            victim = gateways[chance.randrange(2)]
+            victim.send(signal.SIGSTOP)
+            site.let_leases_run_out()
+            time.sleep(1 + 2 * chance.random())
+            victim.send(signal.SIGCONT)
+            time.sleep(1)
+        made = collected.result(100) + streamed.result(100)
+
+    assert [call.told for call in made if not call.is_answered] == []
+    assert sum(one.interrupts for one in agent.conversations.values()) == 0
+    site.settle(answered=120, within_seconds=60)

@@ -115,13 +115,16 @@ def test_the_record_of_a_turn_is_finished_by_another_process(site: Site) -> None
 def test_a_dead_processs_turns_are_taken_over_within_half_a_minute(site: Site) -> None:
     site.agent()
     first, second = site.gateway(is_ready=False), site.gateway(is_ready=False)
-    site.plays(lasting(4))
+    gate = Gate()
+    site.plays(waiting_at(gate))
     first.wait_until_ready()
     second.wait_until_ready()
     asking = site.asking(first.url, client={"max_retries": 0})
+    gate.wait_until_reached()
     site.open_turn()
     first.kill()
     asking.result(10)
+    gate.open()
 
     site.settle(answered=1, within_seconds=35)
 
