@@ -198,12 +198,18 @@ async def adopt_expired(limit: int = ADOPT_LIMIT, *, patience_seconds: float = 0
     if drivers.is_draining:
         return 0  # it would take over what it has just given up
     expired = await writer.run(lambda: _claim_expired(drivers.owner, limit, patience_seconds))
-    if drivers.is_draining:
-        await writer.run(lambda: audit.drop_leases(drivers.owner, [turn.pk for turn in expired]))
+    if await _given_back(drivers, expired):
         return 0
     for turn in expired:
         await _adopt(drivers, turn)
     return len(expired)
+
+
+async def _given_back(drivers: Drivers, claimed: list[Turn]) -> bool:
+    """Give turns back if this process was told to end while it claimed them."""
+    if drivers.is_draining:
+        await writer.run(lambda: audit.drop_leases(drivers.owner, [turn.pk for turn in claimed]))
+    return drivers.is_draining
 
 
 async def recover(limit: int = ADOPT_LIMIT) -> int:
