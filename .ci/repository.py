@@ -22,8 +22,9 @@ def main() -> int:
 def _foreign_addresses() -> list[str]:
     found = []
     for name in LOCK_FILES:
-        text = (ROOT / name).read_text()
-        hosts = set(re.findall(r"[a-z]+://([^/\"]*)", text)) - PUBLIC_HOSTS
+        # Only where something is fetched from: a package may name any place as that of its sponsors.
+        fetched = re.findall(r'(?:url = |registry = |"resolved": )"[a-z+]+://([^/"]*)', (ROOT / name).read_text())
+        hosts = set(fetched) - PUBLIC_HOSTS
         found += [f"{name}: locked from {host or 'a file'}; lock again without mirrors" for host in sorted(hosts)]
     return found
 
