@@ -93,10 +93,12 @@ def _is_stopped_for_good(turn: Turn) -> bool:
 
 def _newest_equal(arrival: Arrival) -> Turn | None:
     with connection.cursor() as cursor:
-        # Plain SQL: every request of a client that marks nothing runs it, and hardly ever finds anything.
+        # Plain SQL: every request of a client that marks nothing runs it, and hardly ever finds anything. A repeat
+        # that was turned away, by a process that was ending, says nothing of the turn that it repeated.
         cursor.execute(
             "SELECT id FROM chatgateway_turn WHERE api_key_id = %s AND retry_digest = %s AND idempotency_key = '' "
-            "ORDER BY arrival DESC LIMIT 1",
+            "AND NOT (outcome = 'refused' AND EXISTS (SELECT 1 FROM chatgateway_attempt "
+            "WHERE turn_id = chatgateway_turn.id AND retry_count > 0)) ORDER BY arrival DESC LIMIT 1",
             [arrival.caller.api_key_id, arrival.retry_digest],
         )
         found = cursor.fetchone()
