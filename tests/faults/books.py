@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from math import ceil
 
 from chatgateway.models import Turn
 from tests.fakes.agent_server import FakeAgentServer
@@ -53,7 +54,7 @@ def heard_by(agents: Iterable[FakeAgentServer], llms: Iterable[ScriptedLlm]) -> 
     return counted
 
 
-def balance(*, scenario: str, calls: list[Call], heard: Mapping[str, int]) -> Balance:
+def balance(*, scenario: str, calls: list[Call], heard: Mapping[str, float]) -> Balance:
     turns = list(Turn.objects.select_related("last_message").order_by("arrival"))
     asked = {turn.pk: token_of(turn) for turn in turns}
     recorded = {asked[turn.pk] for turn in turns if turn.outcome != Turn.Outcome.REFUSED}
@@ -70,7 +71,7 @@ def balance(*, scenario: str, calls: list[Call], heard: Mapping[str, int]) -> Ba
         told=sum(call.told is not None and call.told.is_clear for call in calls),
         cut=sum(call.told is not None and not call.told.is_clear for call in calls),
         turns_lost=is_open + unrecorded,
-        most_runs=max(heard.values(), default=0),
+        most_runs=ceil(max(heard.values(), default=0)),
         crossed=len(foreign) + len(mixed),
         slots_leaked=Turn.objects.holding_a_slot().count(),
         wrong_rows=sum(not _is_right(turn, asked[turn.pk]) for turn in turns),

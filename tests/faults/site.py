@@ -30,8 +30,8 @@ Play = Callable[[str], list[Move]]
 
 # Whoever asks more at once does so with `ask_many`.
 MOST_CALLERS = 16
-# What asyncio, the drivers and the handler log of an exception that nobody foresaw.
-DEFECTS = ("Exception in callback", "was never retrieved", "failed inside the gateway", "the driver of turn")
+# What asyncio and the drivers log of an exception that nobody foresaw.
+DEFECTS = ("Exception in callback", "was never retrieved", "the driver of turn")
 # By then every turn has ended and given its slot back.
 SETTLE_SECONDS = 30.0
 
@@ -206,11 +206,17 @@ class Site:
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def settle(
-        self, *, within_seconds: float = SETTLE_SECONDS, outcomes_matter: bool = True, **outcomes: int
+        self,
+        *,
+        within_seconds: float = SETTLE_SECONDS,
+        outcomes_matter: bool = True,
+        calls_of_a_question: int = 1,
+        **outcomes: int,
     ) -> Balance:
         """Wait for every caller and every turn, and assert what must hold whatever broke.
 
-        `outcomes` says how many turns ended how; refused ones are not counted unless they are named.
+        `outcomes` says how many turns ended how, those aside that were refused. `calls_of_a_question`: it was asked so
+        often on purpose, and each time is a run.
         """
         for future in self._pending:
             future.result(within_seconds)
@@ -220,7 +226,8 @@ class Site:
             busy = Turn.objects.open() | Turn.objects.holding_a_slot()
             columns = ("outcome", "phase", "lease_generation", "server_url", "user_event_seq", "opened_at", "closed_at")
             raise AssertionError(f"still under way: {list(busy.values_list(*columns)[:10])}") from None
-        counted = books.balance(scenario=self.scenario, calls=self.calls, heard=books.heard_by(self.agents, self.llms))
+        heard = {token: times / calls_of_a_question for token, times in books.heard_by(self.agents, self.llms).items()}
+        counted = books.balance(scenario=self.scenario, calls=self.calls, heard=heard)
         self._balances.append(counted)
         assert [line for process in self._processes for line in defects_in(process.output())] == []
         assert counted.holds, counted

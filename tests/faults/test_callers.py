@@ -251,7 +251,7 @@ def test_two_equal_questions_are_two_runs(site: Site) -> None:
     site.ask(gateway.url, token=token)
     site.ask(gateway.url, token=token)
 
-    assert eventually(lambda: Turn.objects.filter(outcome="answered").count() == 2)
+    site.settle(answered=2, calls_of_a_question=2)
     assert len(agent.conversations) == 2
 
 
