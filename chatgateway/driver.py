@@ -31,7 +31,7 @@ from chatgateway.agentserver.exceptions import (
 from chatgateway.agentserver.schemas import AgentSpec, DurableEvent
 from chatgateway.answer import Showing, ShowingRules
 from chatgateway.endings import Run
-from chatgateway.errors import GatewayError, InternalError, TooManyRequests
+from chatgateway.errors import DatabaseUnavailable, GatewayError, InternalError, TooManyRequests
 from chatgateway.live import LiveTurn
 from chatgateway.models import AgentServer, Conversation, Turn
 from chatgateway.openai_api.chat_request import LlmOverrides
@@ -173,6 +173,9 @@ class Driver:
                 return (endings.abandoned if is_lost else endings.failed)(self.run, failure)
             case asyncio.CancelledError():
                 raise result
+            case DatabaseError() if not self.run.began:
+                logger.error("turn %s could not be begun", self.turn.pk, exc_info=result)
+                return endings.failed(self.run, DatabaseUnavailable(detail=repr(result)))
             case _:
                 # The outer edge of a turn: a defect of ours must still close the row and answer the caller.
                 logger.error("turn %s failed inside the gateway", self.turn.pk, exc_info=result)

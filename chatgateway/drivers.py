@@ -77,7 +77,7 @@ class Drivers:
         # threads for 60 drivers, 3 with a fresh one).
         task = self._loop.create_task(driver.drive(), name=f"turn {turn.pk}", context=contextvars.Context())
         self._tasks[turn.pk] = task
-        task.add_done_callback(lambda _: self._ended(turn.pk))
+        task.add_done_callback(lambda done: self._ended(turn.pk, done))
         self._renew()
         return live
 
@@ -126,9 +126,12 @@ class Drivers:
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
 
-    def _ended(self, turn_id: UUID) -> None:
-        task = self._tasks.pop(turn_id)
-        self.live.pop(turn_id, None)
+    def _ended(self, turn_id: UUID, task: asyncio.Task[None]) -> None:
+        # A process that froze may have lost the turn, and taken it over again before this task noticed: then another
+        # one drives it.
+        if self._tasks.get(turn_id) is task:
+            del self._tasks[turn_id]
+            self.live.pop(turn_id, None)
         self._slot_freed.set()
         if not task.cancelled() and task.exception() is not None:
             logger.error("the driver of turn %s failed", turn_id, exc_info=task.exception())

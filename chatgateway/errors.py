@@ -140,8 +140,12 @@ class DatabaseUnavailable(GatewayError):
     status = 503
     code = "service_unavailable"
 
-    def __init__(self, message: str, *, detail: str = "") -> None:
-        super().__init__(message, headers={"Retry-After": "5"}, detail=detail)
+    def __init__(self, *, detail: str = "") -> None:
+        super().__init__(
+            "The gateway cannot write its record at the moment, so nothing was started. Try again in a moment.",
+            headers={"Retry-After": "5"},
+            detail=detail,
+        )
 
 
 class AgentRunFailed(GatewayError):

@@ -80,10 +80,7 @@ def gateway_error(error: BaseException) -> GatewayError:
             return InvalidRequest("Permission denied.", status=403, type="permission_error", code="permission_denied")
         case DatabaseError():
             logger.error("the database failed a request", exc_info=error)
-            return DatabaseUnavailable(
-                "The gateway cannot write its record at the moment, so nothing was started. Try again in a moment.",
-                detail=repr(error),
-            )
+            return DatabaseUnavailable(detail=repr(error))
         case SuspiciousOperation():
             return InvalidRequest("The request is not well-formed.", code="invalid_request")
     logger.error("a request failed inside the gateway", exc_info=error)

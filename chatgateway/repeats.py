@@ -32,6 +32,8 @@ UNDELIVERED_MINUTES = 15
 ERROR_AGAIN_SECONDS = 10
 ERROR_AGAIN_TIMES = 2
 _REPEATED_STATUSES = (408, 409, 429)
+# How many equal requests of one key are told apart when all of them are repeated at once.
+SEVERAL = 16
 
 
 def find(arrival: Arrival) -> Turn | None:
@@ -63,19 +65,27 @@ def _of_key(arrival: Arrival) -> Turn | None:
 
 
 def _undelivered(arrival: Arrival) -> Turn | None:
-    turn = _newest_equal(arrival)
-    if turn is None or _is_stopped_for_good(turn):
-        return None
-    if turn.outcome == Turn.Outcome.OPEN:
-        return turn
-    assert turn.closed_at is not None
+    newest = _newest_equal(arrival, SEVERAL)
+    if newest and newest[0].outcome == Turn.Outcome.REFUSED:
+        return None  # this request's own first attempt, most likely: nothing was begun for it
+    joinable = [turn for turn in newest if _has_undelivered_answer(turn)]
+    # Several equal questions at once, whose callers all come back: each to a turn of its own.
+    return next((turn for turn in joinable if not audit.is_waited_for(turn)), joinable[0] if joinable else None)
+
+
+def _has_undelivered_answer(turn: Turn) -> bool:
+    """Whether the turn's answer is there and did not arrive, or will be there."""
+    if _is_stopped_for_good(turn):
+        return False
+    if turn.closed_at is None:
+        return True
     if turn.closed_at < timezone.now() - dt.timedelta(minutes=UNDELIVERED_MINUTES):
-        return None
-    return None if turn.attempts.filter(delivered_at__isnull=False).exists() else turn
+        return False
+    return not turn.attempts.filter(delivered_at__isnull=False).exists()
 
 
 def _failed_just_now(arrival: Arrival) -> Turn | None:
-    turn = _newest_equal(arrival)
+    turn = next(iter(_newest_equal(arrival, 1)), None)
     if turn is None or turn.closed_at is None or turn.outcome == Turn.Outcome.REFUSED or _is_stopped_for_good(turn):
         return None
     status = turn.http_status or 0
@@ -91,18 +101,18 @@ def _is_stopped_for_good(turn: Turn) -> bool:
     return turn.outcome == Turn.Outcome.REFUSED or turn.cancel_reason == "disconnect"
 
 
-def _newest_equal(arrival: Arrival) -> Turn | None:
+def _newest_equal(arrival: Arrival, count: int) -> list[Turn]:
     with connection.cursor() as cursor:
         # Plain SQL: every request of a client that marks nothing runs it, and hardly ever finds anything. A repeat
         # that was turned away, by a process that was ending, says nothing of the turn that it repeated.
         cursor.execute(
             "SELECT id FROM chatgateway_turn WHERE api_key_id = %s AND retry_digest = %s AND idempotency_key = '' "
             "AND NOT (outcome = 'refused' AND EXISTS (SELECT 1 FROM chatgateway_attempt "
-            "WHERE turn_id = chatgateway_turn.id AND retry_count > 0)) ORDER BY arrival DESC LIMIT 1",
-            [arrival.caller.api_key_id, arrival.retry_digest],
+            "WHERE turn_id = chatgateway_turn.id AND retry_count > 0)) ORDER BY arrival DESC LIMIT %s",
+            [arrival.caller.api_key_id, arrival.retry_digest, count],
         )
-        found = cursor.fetchone()
-    return None if found is None else _rows().filter(pk=found[0]).first()
+        found = [row[0] for row in cursor.fetchall()]
+    return list(_rows().filter(pk__in=found).order_by("-arrival")) if found else []
 
 
 def _rows() -> TurnQuerySet:

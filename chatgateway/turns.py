@@ -197,7 +197,7 @@ async def adopt_expired(limit: int = ADOPT_LIMIT, *, patience_seconds: float = 0
     drivers = current()
     if drivers.is_draining:
         return 0  # it would take over what it has just given up
-    expired = await writer.run(lambda: _claim_expired(drivers.owner, limit, patience_seconds))
+    expired = await writer.run(lambda: _claim_expired(drivers.owner, list(drivers.live), limit, patience_seconds))
     if await _given_back(drivers, expired):
         return 0
     for turn in expired:
@@ -219,7 +219,9 @@ async def recover(limit: int = ADOPT_LIMIT) -> int:
     return taken
 
 
-def _claim_expired(owner: str, limit: int, patience_seconds: float) -> list[Turn]:
+def _claim_expired(owner: str, mine: list[UUID], limit: int, patience_seconds: float) -> list[Turn]:
+    # Whatever kept this process from renewing its leases, it lives, and does not take its turns over from itself.
+    audit.renew_leases(owner, mine)
     now = Now()
     rows = Turn.objects.open().select_related(
         "conversation__agent_server", "conversation__told_from", "agent_server", "profile", "api_key"

@@ -202,6 +202,24 @@ def test_an_answer_that_never_arrived_is_delivered_to_the_second_attempt(
     assert runs(agent_server) == 1
 
 
+def test_equal_questions_that_are_all_repeated_each_find_a_turn_of_their_own(
+    http: httpx.Client, agent_server: FakeAgentServer, pool: Pool
+) -> None:
+    gates = [held_answer(agent_server) for _ in range(3)]
+    for call in [pool.submit(lose, http, **FIRST) for _ in gates]:
+        call.result(timeout=10)
+    eventually(lambda: not Attempt.objects.filter(detached_at=None).exists())
+
+    repeats = [pool.submit(http.post, CHAT, json=question(), headers=SECOND) for _ in gates]
+    eventually(lambda: Attempt.objects.count() == 6)
+    for gate in gates:
+        gate.open()
+
+    assert [text_of(reply.result(timeout=10)) for reply in repeats] == ["One. Two."] * 3
+    assert {turn.attempts.count() for turn in Turn.objects.all()} == {2}
+    assert runs(agent_server) == 3
+
+
 @pytest.mark.parametrize("headers", [FIRST, {}])
 def test_two_equal_requests_are_two_runs(
     http: httpx.Client, agent_server: FakeAgentServer, headers: dict[str, str]
