@@ -14,6 +14,8 @@ and locks the row it finds, so that a turn that is being cancelled is not joined
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import dataclass
+from typing import Any
 
 from django.db import connection
 from django.utils import timezone
@@ -32,6 +34,18 @@ UNDELIVERED_MINUTES = 15
 ERROR_AGAIN_SECONDS = 10
 ERROR_AGAIN_TIMES = 2
 _REPEATED_STATUSES = (408, 409, 429)
+
+
+@dataclass(frozen=True, slots=True)
+class _Equal:
+    """The newest turn of an equal request, as much of it as nearly always shows that it is not repeated."""
+
+    id: Any
+    outcome: str
+    http_status: int | None
+
+    def read(self) -> Turn | None:
+        return _rows().filter(pk=self.id).first()
 
 
 def find(arrival: Arrival) -> Turn | None:
@@ -63,7 +77,8 @@ def _of_key(arrival: Arrival) -> Turn | None:
 
 
 def _undelivered(arrival: Arrival) -> Turn | None:
-    turn = _newest_equal(arrival)
+    equal = _newest_equal(arrival)
+    turn = None if equal is None else equal.read()
     if turn is None or _is_stopped_for_good(turn):
         return None
     if turn.outcome == Turn.Outcome.OPEN:
@@ -75,15 +90,21 @@ def _undelivered(arrival: Arrival) -> Turn | None:
 
 
 def _failed_just_now(arrival: Arrival) -> Turn | None:
-    turn = _newest_equal(arrival)
-    if turn is None or turn.closed_at is None or turn.outcome == Turn.Outcome.REFUSED or _is_stopped_for_good(turn):
-        return None
-    status = turn.http_status or 0
-    if status < 500 and status not in _REPEATED_STATUSES:
+    equal = _newest_equal(arrival)
+    if equal is None or not _has_failed(equal):
+        return None  # the same question again: its row is not worth reading
+    turn = equal.read()
+    if turn is None or turn.closed_at is None or _is_stopped_for_good(turn):
         return None
     if turn.closed_at < timezone.now() - dt.timedelta(seconds=ERROR_AGAIN_SECONDS):
         return None
     return turn if turn.attempts.count() <= ERROR_AGAIN_TIMES else None
+
+
+def _has_failed(turn: _Equal) -> bool:
+    status = turn.http_status or 0
+    has_ended = turn.outcome not in (Turn.Outcome.OPEN, Turn.Outcome.REFUSED)
+    return has_ended and (status >= 500 or status in _REPEATED_STATUSES)
 
 
 def _is_stopped_for_good(turn: Turn) -> bool:
@@ -91,18 +112,19 @@ def _is_stopped_for_good(turn: Turn) -> bool:
     return turn.outcome == Turn.Outcome.REFUSED or turn.cancel_reason == "disconnect"
 
 
-def _newest_equal(arrival: Arrival) -> Turn | None:
+def _newest_equal(arrival: Arrival) -> _Equal | None:
     with connection.cursor() as cursor:
         # Plain SQL: every request of a client that marks nothing runs it, and hardly ever finds anything. A repeat
         # that was turned away, by a process that was ending, says nothing of the turn that it repeated.
         cursor.execute(
-            "SELECT id FROM chatgateway_turn WHERE api_key_id = %s AND retry_digest = %s AND idempotency_key = '' "
+            "SELECT id, outcome, http_status FROM chatgateway_turn "
+            "WHERE api_key_id = %s AND retry_digest = %s AND idempotency_key = '' "
             "AND NOT (outcome = 'refused' AND EXISTS (SELECT 1 FROM chatgateway_attempt "
             "WHERE turn_id = chatgateway_turn.id AND retry_count > 0)) ORDER BY arrival DESC LIMIT 1",
             [arrival.caller.api_key_id, arrival.retry_digest],
         )
         found = cursor.fetchone()
-    return None if found is None else _rows().filter(pk=found[0]).first()
+    return None if found is None else _Equal(*found)
 
 
 def _rows() -> TurnQuerySet:
