@@ -107,6 +107,24 @@ STUB_CASES = (
     ),
 )
 
+# Agent-servers with few slots behind the gateway, turns of half a second: they are what limits the rate.
+SLOTS = 8
+QUEUED = 8
+QUEUE = Case(
+    name="queue",
+    title=f"turns of half a second, 32 users, {SLOTS} slots on each agent-server",
+    job={"tokens": 10, "delay_ms": 55, "users": 32},
+    requests=240,
+    quick=64,
+)
+REFUSED = Case(
+    name="refused",
+    title=f"calls while {SLOTS} turns run and {QUEUED} wait, which is as many as may",
+    job={"tokens": 10, "occupants": SLOTS + QUEUED},
+    requests=60,
+    quick=20,
+)
+
 
 def open_streams(count: int) -> Case:
     """So many streams open at once, a word a second: what does each hold in memory?"""

@@ -103,6 +103,21 @@ class OpenAICaller:
             self._conversation = headers.get(CONVERSATION_HEADER, "")
         return timing
 
+    async def refusal(self, wish: Wish) -> Timing:
+        """A call that is to be answered with 429, and with the time after which to come again."""
+        if self._connection is None:
+            self._connection = await Connection.open(self.base_url)
+        started = time.perf_counter()
+        status, headers = await self._ask(self._request(wish, stream=False))
+        body = b"".join([piece async for piece in self._connection.body(headers)])
+        total = time.perf_counter() - started
+        if status != 429 or not headers.get("retry-after", "").isdigit():
+            await self.close()
+            raise WrongAnswer(f"{status} instead of 429 with Retry-After: {body[:300].decode(errors='replace')}")
+        if orjson.loads(body)["error"]["type"] != "rate_limit_error":
+            raise WrongAnswer(f"429: {body[:300].decode(errors='replace')}")
+        return Timing(first_text=None, total=total)
+
     async def _ask(self, request: bytes) -> tuple[int, dict[str, str]]:
         """Send it and read the head of the answer; on a new connection if the server had closed the idle one."""
         assert self._connection is not None

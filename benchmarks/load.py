@@ -8,12 +8,14 @@ counted. CPU and memory are those of the watched processes, read at both ends of
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import json
 import sys
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +27,9 @@ from benchmarks.wishes import Wish
 
 # No request of a benchmark may take longer than this; one that does counts as failed.
 REQUEST_SECONDS = 120.0
+# What each occupant asks for: five seconds, of which the first one passes before anything is counted.
+OCCUPYING = Wish(100, 50)
+SETTLING_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +37,8 @@ class Job:
     """What to send to whom. `address` holds the fields of an `OpenAICaller`, or of a `NativeCaller` if `is_native`.
 
     `ramp_seconds` spreads the users' first requests. `holds` is for open streams: memory is read once, when every user
-    has its first text, instead of at the end.
+    has its first text, instead of at the end. While `occupants` others have a turn each, the users' calls are to be
+    refused.
     """
 
     address: dict[str, Any]
@@ -46,6 +52,7 @@ class Job:
     warm_up: int = 1
     ramp_seconds: float = 0.0
     holds: bool = False
+    occupants: int = 0
     watch: list[int] = field(default_factory=list)
 
 
@@ -62,6 +69,9 @@ class Result:
     rss_kib: int = 0
 
 
+FAILURES = (WrongAnswer, OSError, asyncio.IncompleteReadError, TimeoutError)
+
+
 class Load:
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -74,13 +84,14 @@ class Load:
         callers = [self._caller() for _ in range(self.job.users)]
         try:
             await self._warm_up(callers)
-            before, started = processes.usage(self.job.watch), time.perf_counter()
-            if self.job.holds:
-                await self._hold(callers)
-            else:
-                await asyncio.gather(*(self._ask(caller, index) for index, caller in enumerate(callers)))
-            self.result.seconds = time.perf_counter() - started
-            after = processes.usage(self.job.watch)
+            async with self._occupied():
+                before, started = processes.usage(self.job.watch), time.perf_counter()
+                if self.job.holds:
+                    await self._hold(callers)
+                else:
+                    await asyncio.gather(*(self._ask(caller, index) for index, caller in enumerate(callers)))
+                self.result.seconds = time.perf_counter() - started
+                after = processes.usage(self.job.watch)
         finally:
             await asyncio.gather(*(caller.close() for caller in callers))
         self.result.cpu_ms = (after.cpu_seconds - before.cpu_seconds) * 1000 / self.job.requests
@@ -111,14 +122,43 @@ class Load:
     async def _turn(self, caller: Caller) -> None:
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
-                self._note(await caller.turn(self.wish, stream=self.job.stream))
-        except (WrongAnswer, OSError, asyncio.IncompleteReadError, TimeoutError) as error:
-            self._errors[f"{type(error).__name__}: {error}"[:200]] += 1
+                self._note(await self._answer(caller))
+        except FAILURES as error:
+            self._fail(error)
+
+    async def _answer(self, caller: Caller) -> Timing:
+        if self.job.occupants:
+            assert isinstance(caller, OpenAICaller)
+            return await caller.refusal(self.wish)
+        return await caller.turn(self.wish, stream=self.job.stream)
+
+    def _fail(self, error: Exception) -> None:
+        self._errors[f"{type(error).__name__}: {error}"[:200]] += 1
 
     def _note(self, timing: Timing) -> None:
         self.result.total_ms.append(timing.total * 1000)
         if timing.first_text is not None:
             self.result.first_text_ms.append(timing.first_text * 1000)
+
+    @contextlib.asynccontextmanager
+    async def _occupied(self) -> AsyncIterator[None]:
+        """Every place taken from the beginning of the block; at its end, until every occupant has its answer."""
+        if not self.job.occupants:
+            yield
+            return
+        occupants = [self._caller() for _ in range(self.job.occupants)]
+        turns = asyncio.gather(*map(self._occupy, occupants))
+        await asyncio.sleep(SETTLING_SECONDS)
+        yield
+        await turns
+        await asyncio.gather(*(caller.close() for caller in occupants))
+
+    async def _occupy(self, caller: Caller) -> None:
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                await caller.turn(OCCUPYING, stream=True)
+        except FAILURES as error:
+            self._fail(error)
 
     async def _hold(self, callers: list[Caller]) -> None:
         """One stream per user, all open at once; memory is read in the middle of the time they are."""

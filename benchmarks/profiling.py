@@ -14,14 +14,15 @@ from pathlib import Path
 from benchmarks import cases, targets
 from benchmarks.measuring import Measurements
 
-CASES = tuple(case.name for case in cases.STUB_CASES)
+PROFILED = {case.name: case for case in (*cases.STUB_CASES, cases.QUEUE)}
+CASES = tuple(PROFILED)
 WRITE_SECONDS = 5.0
 LINES = 45
 
 
 def profile(*, case_name: str, requests: int, postgres_url: str, stacks_path: Path | None) -> str:
     """Run the case and return its cost by function, in microseconds per request."""
-    case = next(case for case in cases.STUB_CASES if case.name == case_name)
+    case = PROFILED[case_name]
     with tempfile.TemporaryDirectory(prefix="gateway-profile-") as scratch, contextlib.ExitStack() as stack:
         directory = Path(scratch)
         stacks = directory / "stacks"
@@ -32,7 +33,15 @@ def profile(*, case_name: str, requests: int, postgres_url: str, stacks_path: Pa
             database_url = stack.enter_context(targets.postgres_database(postgres_url))
         serve = ("-m", "benchmarks.sampled_serve", str(stacks))
         target = stack.enter_context(
-            targets.gateway(directory, backend, database_url=database_url, name="gateway", core=0, serve=serve)
+            targets.gateway(
+                directory,
+                backend,
+                database_url=database_url,
+                name="gateway",
+                core=0,
+                serve=serve,
+                capacity=cases.SLOTS if case is cases.QUEUE else 5000,
+            )
         )
         measurements = Measurements(is_quick=False, load_cores=others)
         measurements.once(case, target)  # everything is imported, cached and connected before anything counts

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.measuring import Series, percentile
-from benchmarks.suite import GATEWAY, GATEWAY_POSTGRES, Run
+from benchmarks.suite import FULL, GATEWAY, GATEWAY_POSTGRES, ONE_SERVER, TWO_SERVERS, Run
 
 NATIVE, BUILT_IN, LITELLM = "native API", "built-in gateway", "LiteLLM proxy"
 
@@ -48,6 +48,7 @@ class Goals:
             8: (self._memory,),
             9: (self._first_text_parallel,),
             10: (self._record_sqlite, self._record_postgres),
+            11: (self._refusal, self._queue, self._two_servers),
         }
         return [self._judge(number, check) for number in sorted(numbers & set(checks)) for check in checks[number]]
 
@@ -183,6 +184,32 @@ class Goals:
             f"{wait:.1f} ms with nothing in between, {spread:.1f} ms at one turn per 0.3 s and user, {cpu:.2f} ms CPU"
         )
         return goal, measured, wait <= limit_ms and cpu <= 0.1
+
+    def _refusal(self) -> tuple[str, str, bool]:
+        """A call beyond what may wait is refused"""
+        series = self._series("refused", FULL)
+        failed = sum(series.errors.values())
+        p99 = series.median(lambda result: percentile(result.total_ms, 99))
+        measured = f"{series.total_ms:.1f} ms, p99 {p99:.1f} ms, {failed} errors"
+        goal = (
+            "all slots and all places in the queue taken: 429 with Retry-After in < 20 ms, those who were there served"
+        )
+        return goal, measured, series.total_ms < 20 and not failed
+
+    def _queue(self) -> tuple[str, str, bool]:
+        """A call that finds all slots taken waits and is answered"""
+        both = [self._series("queue", target) for target in (ONE_SERVER, TWO_SERVERS)]
+        failed = sum(sum(series.errors.values()) for series in both)
+        answered = sum(len(result.total_ms) for series in both for result in series.results)
+        longest = max(max(result.total_ms) for series in both for result in series.results)
+        goal = "more callers than slots (four times, and twice, as many): every call answered, none timed out"
+        return goal, f"{answered} answered, {failed} not; the longest took {longest / 1000:.1f} s", not failed
+
+    def _two_servers(self) -> tuple[str, str, bool]:
+        """Turns per second with a second agent-server"""
+        one, two = (self._series("queue", target).rps for target in (ONE_SERVER, TWO_SERVERS))
+        goal = "turns per second with two agent-servers, which are the bottleneck: ≥ 1.8 × with one"
+        return goal, f"{two:.1f}/s; {one:.1f}/s ({two / one:.2f} ×)", two / one >= 1.8
 
 
 def recorded(found: dict[str, Any], part: str, figure: str) -> float:

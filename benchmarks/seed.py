@@ -1,7 +1,7 @@
-"""Rows for a measurement: one tenant, key, profile and agent-server. Run by `targets` with the gateway's environment.
+"""Rows for a measurement: tenant, key, profile and agent-servers. Run by `targets` with the gateway's environment.
 
-`python -m benchmarks.seed`, a JSON object on standard input (`agent_url`, `agent_key`, `workspace_root`, `llm_url`,
-`tools`), the caller's key on standard output.
+`python -m benchmarks.seed`, a JSON object on standard input (`agent_servers`, each with `url`, `session_api_key`
+and `workspace_root`; `capacity`, the slots of each; `llm_url`; `tools`), the caller's key on standard output.
 """
 
 from __future__ import annotations
@@ -30,13 +30,8 @@ def main() -> None:
         output_price="2",
         tools=asked["tools"],
     )
-    AgentServer.objects.create(
-        name="bench",
-        url=asked["agent_url"],
-        session_api_key=asked["agent_key"],
-        workspace_root=asked["workspace_root"],
-        capacity=5000,
-    )
+    for number, agent_server in enumerate(asked["agent_servers"], 1):
+        AgentServer.objects.create(name=f"bench-{number}", capacity=asked["capacity"], **agent_server)
     _, text = issuing.create_key(tenant=Tenant.objects.create(name="bench"), name="bench")
     sys.stdout.write(text)
 

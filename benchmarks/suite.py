@@ -22,6 +22,8 @@ from benchmarks.targets import Target, Unavailable
 
 GATEWAY = "gateway"
 GATEWAY_POSTGRES = "gateway (PostgreSQL)"
+ONE_SERVER, TWO_SERVERS = "gateway, 1 agent-server", "gateway, 2 agent-servers"
+FULL = "gateway, 1 agent-server, short queue"
 AGENT_GOALS = {1, 2, 3, 4}
 STUB_GOALS = {5, 6, 7, 8, 9}
 TARGET_CORE = 0
@@ -59,6 +61,8 @@ def carry_out(plan: Plan) -> Run:
             _attempt(run, "goals 5-9", lambda: _with_stub(plan, run, directory))
         if 10 in plan.goals:
             _attempt(run, "goal 10", lambda: _record(plan, run, directory))
+        if 11 in plan.goals:
+            _attempt(run, "goal 11", lambda: _over_capacity(plan, run, directory))
     return run
 
 
@@ -187,6 +191,36 @@ def _record(plan: Plan, run: Run, directory: Path) -> None:
                 )
                 print(f"  record | {name} | {results[-1]}", file=sys.stderr, flush=True)
             run.record[name] = {"runs": results}
+
+
+def _over_capacity(plan: Plan, run: Run, directory: Path) -> None:
+    """Gateways with more callers than their agent-servers have slots."""
+    home = _subdirectory(directory, "capacity")
+    others = set(range(os.cpu_count() or 1)) - {TARGET_CORE} or {TARGET_CORE}
+    run.measurements.load_cores = others
+    with contextlib.ExitStack() as stack:
+        backends = [
+            stack.enter_context(targets.stub_agent_server(_subdirectory(home, name), core=min(others)))
+            for name in ("stub-1", "stub-2")
+        ]
+
+        def gateway(name: str, *behind: targets.Backend, queue_limit: int | None = None) -> Target:
+            return stack.enter_context(
+                targets.gateway(
+                    home,
+                    *behind,
+                    database_url=targets.sqlite(home, name.replace(" ", "-")),
+                    name=name,
+                    core=TARGET_CORE,
+                    capacity=cases.SLOTS,
+                    queue_limit=queue_limit,
+                )
+            )
+
+        pair = [gateway(ONE_SERVER, backends[0]), gateway(TWO_SERVERS, *backends)]
+        full = gateway(FULL, backends[0], queue_limit=cases.QUEUED)
+        run.measurements.repeat([cases.QUEUE], pair, times=plan.repetitions)
+        run.measurements.repeat([cases.REFUSED], [full], times=plan.repetitions)
 
 
 def _subdirectory(directory: Path, name: str) -> Path:

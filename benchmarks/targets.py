@@ -198,26 +198,34 @@ def native(backend: Backend, llm_url: str, *, posts_message: bool = False) -> Ta
 @contextlib.contextmanager
 def gateway(
     directory: Path,
-    backend: Backend,
-    *,
+    *backends: Backend,
     database_url: str,
     name: str,
     llm_url: str = "http://127.0.0.1:9/v1",
     core: int | None = None,
+    capacity: int = 5000,
+    queue_limit: int | None = None,
     serve: tuple[str, ...] = ("manage.py", "serve"),
 ) -> Iterator[Target]:
-    """This gateway as `manage.py serve` runs it, authentication and rows included; the database is there and empty."""
+    """This gateway as `manage.py serve` runs it, authentication and rows included; the database is there and empty.
+
+    `capacity`: the slots of each agent-server. `queue_limit`: how many turns may wait for one (the gateway's default).
+    """
     home = directory / name.replace(" ", "-")
     home.mkdir()
     port = free_port()
     env = gateway_environment(home, database_url)
+    if queue_limit is not None:
+        env["GATEWAY_QUEUE_LIMIT"] = str(queue_limit)
     command(["manage.py", "migrate", "--verbosity", "0"], env=env)
     seed = {
-        "agent_url": backend.url,
-        "agent_key": backend.key,
-        "workspace_root": backend.workspace,
+        "agent_servers": [
+            {"url": backend.url, "session_api_key": backend.key, "workspace_root": backend.workspace}
+            for backend in backends
+        ],
+        "capacity": capacity,
         "llm_url": llm_url,
-        "tools": TOOLS if backend.has_tools else [],
+        "tools": TOOLS if all(backend.has_tools for backend in backends) else [],
     }
     key = command(["-m", "benchmarks.seed"], env=env, stdin=json.dumps(seed))
     argv = [sys.executable, *serve, "--port", str(port)]

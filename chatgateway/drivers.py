@@ -173,8 +173,8 @@ class Drivers:
 
             def grant(ids: list[UUID] = ids) -> list[Turn]:
                 servers.grant_waiting()
-                mine = Turn.objects.filter(pk__in=ids, phase=Turn.Phase.STARTING)
-                return list(mine.select_related("agent_server"))
+                mine = Turn.objects.filter(pk__in=ids, phase=Turn.Phase.STARTING).select_related("agent_server")
+                return list(mine.only("phase", "started_at", "server_url", "agent_server"))
 
             try:
                 granted = await writer.run(grant)

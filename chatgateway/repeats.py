@@ -14,6 +14,8 @@ and locks the row it finds, so that a turn that is being cancelled is not joined
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import dataclass
+from typing import Any
 
 from django.db import connection
 from django.utils import timezone
@@ -34,6 +36,18 @@ ERROR_AGAIN_TIMES = 2
 _REPEATED_STATUSES = (408, 409, 429)
 # How many equal requests of one key are told apart when all of them are repeated at once.
 SEVERAL = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Equal:
+    """The newest turn of an equal request, as much of it as nearly always shows that it is not repeated."""
+
+    id: Any
+    outcome: str
+    http_status: int | None
+
+    def read(self) -> Turn | None:
+        return _rows().filter(pk=self.id).first()
 
 
 def find(arrival: Arrival) -> Turn | None:
@@ -65,7 +79,7 @@ def _of_key(arrival: Arrival) -> Turn | None:
 
 
 def _undelivered(arrival: Arrival) -> Turn | None:
-    newest = _newest_equal(arrival, SEVERAL)
+    newest = [turn for equal in _newest_equal(arrival, SEVERAL) if (turn := equal.read()) is not None]
     if newest and newest[0].outcome == Turn.Outcome.REFUSED:
         return None  # this request's own first attempt, most likely: nothing was begun for it
     joinable = [turn for turn in newest if _has_undelivered_answer(turn)]
@@ -85,15 +99,21 @@ def _has_undelivered_answer(turn: Turn) -> bool:
 
 
 def _failed_just_now(arrival: Arrival) -> Turn | None:
-    turn = next(iter(_newest_equal(arrival, 1)), None)
-    if turn is None or turn.closed_at is None or turn.outcome == Turn.Outcome.REFUSED or _is_stopped_for_good(turn):
-        return None
-    status = turn.http_status or 0
-    if status < 500 and status not in _REPEATED_STATUSES:
+    equal = next(iter(_newest_equal(arrival, 1)), None)
+    if equal is None or not _has_failed(equal):
+        return None  # the same question again: its row is not worth reading
+    turn = equal.read()
+    if turn is None or turn.closed_at is None or _is_stopped_for_good(turn):
         return None
     if turn.closed_at < timezone.now() - dt.timedelta(seconds=ERROR_AGAIN_SECONDS):
         return None
     return turn if turn.attempts.count() <= ERROR_AGAIN_TIMES else None
+
+
+def _has_failed(turn: _Equal) -> bool:
+    status = turn.http_status or 0
+    has_ended = turn.outcome not in (Turn.Outcome.OPEN, Turn.Outcome.REFUSED)
+    return has_ended and (status >= 500 or status in _REPEATED_STATUSES)
 
 
 def _is_stopped_for_good(turn: Turn) -> bool:
@@ -101,18 +121,18 @@ def _is_stopped_for_good(turn: Turn) -> bool:
     return turn.outcome == Turn.Outcome.REFUSED or turn.cancel_reason == "disconnect"
 
 
-def _newest_equal(arrival: Arrival, count: int) -> list[Turn]:
+def _newest_equal(arrival: Arrival, count: int) -> list[_Equal]:
     with connection.cursor() as cursor:
         # Plain SQL: every request of a client that marks nothing runs it, and hardly ever finds anything. A repeat
         # that was turned away, by a process that was ending, says nothing of the turn that it repeated.
         cursor.execute(
-            "SELECT id FROM chatgateway_turn WHERE api_key_id = %s AND retry_digest = %s AND idempotency_key = '' "
+            "SELECT id, outcome, http_status FROM chatgateway_turn "
+            "WHERE api_key_id = %s AND retry_digest = %s AND idempotency_key = '' "
             "AND NOT (outcome = 'refused' AND EXISTS (SELECT 1 FROM chatgateway_attempt "
             "WHERE turn_id = chatgateway_turn.id AND retry_count > 0)) ORDER BY arrival DESC LIMIT %s",
             [arrival.caller.api_key_id, arrival.retry_digest, count],
         )
-        found = [row[0] for row in cursor.fetchall()]
-    return list(_rows().filter(pk__in=found).order_by("-arrival")) if found else []
+        return [_Equal(*row) for row in cursor.fetchall()]
 
 
 def _rows() -> TurnQuerySet:

@@ -114,21 +114,22 @@ def grant_waiting() -> list[UUID]:
 
     First those of keys with the fewest open turns, then in order of arrival: one busy key cannot starve others.
     """
-    waiting = list(
-        Turn.objects.filter(outcome=Turn.Outcome.OPEN, phase=Turn.Phase.QUEUED)
-        .select_related("conversation__agent_server")
-        .order_by("arrival")[: settings.GATEWAY_QUEUE_LIMIT]
-    )
-    if not waiting:
-        return []
     servers = _locked_servers()
     present = _present(servers)
-    running, _ = _load()
+    running, in_all = _load()
+    if not in_all or not _has_free_slot(servers, running):
+        return []
+    waiting = list(
+        Turn.objects.filter(outcome=Turn.Outcome.OPEN, phase=Turn.Phase.QUEUED)
+        .select_related("conversation")
+        .only(*_OF_WAITING)
+        .order_by("arrival")[: settings.GATEWAY_QUEUE_LIMIT]
+    )
     open_by_key: dict[int | None, int] = dict(
         Turn.objects.holding_a_slot().order_by().values_list("api_key_id").annotate(n=Count("pk"))
     )
-    granted = []
-    while waiting:
+    granted: list[UUID] = []
+    while waiting and _has_free_slot(servers, running):
         waiting.sort(key=lambda turn: (open_by_key.get(turn.api_key_id, 0), turn.arrival))
         turn = waiting.pop(0)
         conversation = turn.conversation
@@ -147,6 +148,20 @@ def grant_waiting() -> list[UUID]:
         except (AgentServerUnavailable, audit.TurnLost):
             continue  # its driver finds out by itself, at its queue time-out at the latest
     return granted
+
+
+# What decides about a turn that waits, of the hundred columns of the turn and its conversation.
+_OF_WAITING = (
+    "arrival",
+    "api_key_id",
+    "profile_id",
+    "conversation__state",
+    "conversation__agent_server_id",
+)
+
+
+def _has_free_slot(servers: list[AgentServer], running: dict[int, int]) -> bool:
+    return any(server.capacity > running.get(server.pk, 0) for server in servers)
 
 
 def lock() -> None:
