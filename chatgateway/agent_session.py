@@ -181,7 +181,7 @@ class AgentSession:
                 raise
 
     async def send_first(self, parts: list[MessagePart], *, llm: LlmSpec) -> None:
-        """The same as `send` for the first message of a fork, which has lost its LLM's key (`AgentServerClient.fork`)."""
+        """`send` for the first message of a fork, which has lost its LLM's key (`AgentServerClient.fork`)."""
         self._translator = Translator(after_seq=self.cursor)
         await self._post(parts, run=False)
         await self._begin_fork(llm)
