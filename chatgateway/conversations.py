@@ -7,9 +7,7 @@ Synchronous; runs inside the transaction that opens or closes a turn, or ends th
 from __future__ import annotations
 
 import datetime as dt
-import secrets
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -21,20 +19,13 @@ from chatgateway.errors import NotFound
 from chatgateway.models import AgentServer, Conversation, Leftover, Turn
 from chatgateway.openai_api import histories
 from chatgateway.openai_api.histories import SentHistory
-from chatgateway.openai_api.messages import parse_messages
 from chatgateway.openai_api.transcript import (
-    EarlierMessage,
-    TextPart,
     Transcript,
     UserPart,
-    after_stop,
     divided,
-    new_fence,
-    replay,
-    texts_of,
-    user_text,
 )
 from chatgateway.places import Place
+from chatgateway.telling import message_after, told, with_history_of
 from profiles.access import Caller
 from profiles.models import ApiKey, Profile
 
@@ -42,8 +33,6 @@ from profiles.models import ApiKey, Profile
 UNSTORED_HOURS = 1
 # Of conversations whose profile was deleted: what profiles say unless they are told otherwise.
 DEFAULT_KEEP_DAYS = 7
-# Turns that came to nothing one after the other; beyond that the agent is told everything.
-_FAILED_IN_A_ROW = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,8 +166,8 @@ class _Search:
             return True
         if known.agent_digest and known.agent_digest != agents.agent_digest(self._profile):
             return True
-        suffix = self._transcript.system_suffix
-        return bool(suffix) and suffix != known.system_suffix
+        suffix = self._transcript.system_suffix.strip()
+        return bool(suffix) and suffix != known.system_suffix.strip()
 
     # --- what becomes of it -----------------------------------------------------------------------------------------
 
@@ -194,7 +183,7 @@ class _Search:
         return Found(
             conversation=conversation,
             how=how,
-            parts=_message_after(place, sent, transcript),
+            parts=message_after(place.turn, sent, transcript),
             whole=told(transcript),
             parent=place.turn,
             request_digest=sent.request_digest,
@@ -279,39 +268,6 @@ def _server_for_fork(turn: Turn) -> AgentServer | None:
     return active.exclude(health=AgentServer.Health.DOWN).first()
 
 
-# --- what an agent is sent that goes on after a turn ------------------------------------------------------------------
-
-
-def _message_after(place: Place, sent: SentHistory, transcript: Transcript) -> tuple[UserPart, ...]:
-    """Return the new turn, with what the agent does not know of the turn before: how its answer was cut, and the turn
-    itself if the conversation went back to where it had stood before that."""
-    if place.turn.outcome == Turn.Outcome.ANSWERED:
-        return transcript.user_parts
-    if _is_in_log(place.turn):
-        seen = user_text(transcript.earlier[-1].parts) if transcript.earlier[-1].role == "assistant" else ""
-        fence = new_fence([seen, user_text(transcript.user_parts)], lambda: secrets.token_hex(8))
-        return after_stop(transcript.user_parts, seen=seen, fence=fence)
-    return told(replace(transcript, earlier=transcript.earlier[_known_to_agent(place.turn, sent) :]))
-
-
-def _known_to_agent(turn: Turn, sent: SentHistory) -> int:
-    """Return how many of the sent messages the agent knows that a turn left behind which came to nothing."""
-    before = turn.parent
-    for _ in range(_FAILED_IN_A_ROW):
-        if before is None:
-            return 0
-        if before.outcome == Turn.Outcome.ANSWERED or _is_in_log(before):
-            last_known = before.end_digest or before.request_digest
-            return sent.digests.index(last_known) if last_known in sent.digests else 0
-        before = before.parent
-    return 0
-
-
-def _is_in_log(turn: Turn) -> bool:
-    """Whether the message of a turn that was not answered stands in what the agent reads."""
-    return turn.outcome == Turn.Outcome.CANCELLED and turn.user_event_seq is not None
-
-
 def get_for(*, caller: Caller, conversation_id: UUID, for_management: bool = False) -> Conversation:
     """Return a conversation the caller may know of; raises NotFound, the same for unknown and foreign ones.
 
@@ -367,7 +323,7 @@ def found_before(turn: Turn, conversation: Conversation, transcript: Transcript)
         place = places.of_turn(turn.parent, sent)
         if place is not None:
             at_place = divided(transcript, at=place.upto)
-            parts, whole = _message_after(place, sent, at_place), told(at_place)
+            parts, whole = message_after(place.turn, sent, at_place), told(at_place)
     return Found(conversation=conversation, how=how, parts=parts, whole=whole, parent=turn.parent)
 
 
@@ -385,50 +341,6 @@ def reserve(*, api_key: ApiKey, profile: Profile, server: AgentServer) -> Conver
     )
     sql.insert([conversation])
     return conversation
-
-
-def told(transcript: Transcript) -> tuple[UserPart, ...]:
-    """Return the new turn with the earlier ones told in it, fenced by an id that occurs in none of them."""
-    if not transcript.earlier:
-        return transcript.user_parts
-    fence = new_fence(texts_of(transcript), lambda: secrets.token_hex(8))
-    return replay(transcript, fence=fence)
-
-
-def told_again(conversation: Conversation, parts: tuple[UserPart, ...]) -> tuple[UserPart, ...]:
-    """Return `parts`, a new turn, with the conversation's audited turns told in it."""
-    return told(
-        with_history_of(
-            conversation, Transcript(system_suffix="", earlier=(), user_parts=parts, messages=(), new_from=0)
-        )
-    )
-
-
-def with_history_of(conversation: Conversation, transcript: Transcript) -> Transcript:
-    """Return `transcript` with the conversation's audited turns as its earlier messages."""
-    return Transcript(
-        system_suffix=transcript.system_suffix,
-        earlier=tuple(_audited(conversation)),
-        user_parts=transcript.user_parts,
-        messages=transcript.messages,
-        new_from=transcript.new_from,
-    )
-
-
-def _audited(conversation: Conversation) -> Iterator[EarlierMessage]:
-    """The caller's messages and the answers of a conversation's good turns, oldest first."""
-    answered = Turn.objects.filter(conversation=conversation, outcome=Turn.Outcome.ANSWERED).order_by("arrival")
-    index = 0
-    for position, turn in enumerate(answered.exclude(last_message=None).iterator(chunk_size=100)):
-        assert turn.last_message_id is not None
-        stored = message_store.chain(turn.last_message_id)
-        sent = parse_messages(stored, accepts_images=True, accepts_remote_images=True)
-        # The first turn may itself have come with a history; later ones repeat what stands before them.
-        if position == 0:
-            yield from sent.earlier
-        yield EarlierMessage(index=index, role="user", parts=sent.user_parts)
-        yield EarlierMessage(index=index + 1, role="assistant", parts=(TextPart(text=turn.answer),))
-        index += 2
 
 
 # --- what a turn leaves behind -----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from django.conf import settings
 from django.db.utils import Error as DatabaseError
 from django.utils import timezone
 
-from chatgateway import agents, audit, conversations, endings, servers
+from chatgateway import agents, audit, conversations, endings, servers, telling
 from chatgateway.agent_session import AgentSession, SessionFactory, message_parts
 from chatgateway.agentserver.exceptions import (
     AgentServerError,
@@ -334,7 +334,7 @@ class Driver:
         assert server is not None
 
         def tell() -> tuple[tuple[UserPart, ...], bool]:
-            message = conversations.told_again(conversation, parts) if whole is None else whole
+            message = telling.told_again(conversation, parts) if whole is None else whole
             return message, conversations.has_directory_on(conversation, server)
 
         has_directory = keeps_directory

@@ -144,7 +144,7 @@ def test_images_and_the_system_text_belong_to_the_history(chat: ChatClient, agen
     agent_server.script(Answer("I see."))
     chat.send([system, shown])
 
-    same = chat.send([system, shown, assistant("I see."), user("More.")])
+    same = chat.send([{**system, "content": "Be brief.\n"}, shown, assistant("I see."), user("More.")])
     matches = [
         chat.send([*messages, assistant("I see."), user("More.")]).match
         for messages in ([system, other], [system, user("See:")], [shown], [{**system, "content": "Be long."}, shown])
