@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -57,6 +58,9 @@ PADDING = b" \n"
 CANCEL_SECONDS = 5.0
 CANCEL_LOOK_SECONDS = 0.05
 MAX_RETRY_COUNT = 1000
+# What chat UIs send for chats that have no id of their own, one value for many: Open WebUI for temporary ones
+# (`local`, `local:` and a browser's session), others for new ones; or a placeholder that nobody filled in.
+NO_CHAT = re.compile(r"(?i)(?:local(?::.*)?|new|null|none|undefined|\{\{.*)\Z")
 
 
 class V1View(AsyncAPIView):
@@ -319,9 +323,10 @@ def _asked(body: Any, chat: ChatRequest, named: Named) -> Asked:
 
 def _named(request: Request, chat: ChatRequest) -> Named:
     """Return what the request says of where it belongs. An end user named in the body wins over one in a header."""
+    chat_id = _first_of(settings.GATEWAY_CHAT_ID_HEADERS, request)
     return Named(
         conversation_id=_requested_conversation(request, chat),
-        chat_id=_first_of(settings.GATEWAY_CHAT_ID_HEADERS, request),
+        chat_id="" if NO_CHAT.match(chat_id) else chat_id,
         end_user=chat.end_user or _first_of(settings.GATEWAY_END_USER_HEADERS, request),
     )
 

@@ -130,6 +130,17 @@ def test_the_chat_goes_back_to_the_other_branch(ui: ChatClient, agent_server: Fa
     assert said(back, agent_server) == ["a", "b", "d"]
 
 
+@pytest.mark.parametrize("chat_id", ["local", "local:Xy12", "new", "null", "{{LIBRECHAT_BODY_CONVERSATIONID}}"])
+def test_an_id_that_many_chats_share_names_none(chat: ChatClient, chat_id: str) -> None:
+    chat.headers = {"X-OpenWebUI-Chat-Id": chat_id}
+
+    first, second = [chat.send([user(text)]) for text in ("a", "b")]
+    third = chat.send([user("a"), assistant(first.text), user("c")])
+
+    assert [first.match, second.match, third.match] == ["new", "new", "history"]
+    assert ClientChat.objects.count() == 0
+
+
 def test_a_history_that_fits_nothing_is_told_and_the_chat_goes_on_with_that(
     ui: ChatClient, agent_server: FakeAgentServer
 ) -> None:
