@@ -132,7 +132,7 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
             return HttpResponseRedirect(reverse("admin:chatgateway_conversation_changelist"))
         if not self.has_view_permission(request, row):
             raise PermissionDenied
-        turns = row.turns.select_related("last_message", "parent").order_by("arrival")
+        turns = row.turns.select_related("last_message").order_by("arrival")
         page = Paginator(turns.defer("parameters", "profile_snapshot", "reasoning", "error_detail"), TURNS_PER_PAGE)
         shown = page.get_page(request.GET.get("page"))
         total = row.turns.aggregate(cost=Sum("cost_usd"), unpriced=Count("pk", filter=_UNPRICED))

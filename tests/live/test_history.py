@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from openai import OpenAI
+from openai import APIStatusError, OpenAI
 
 from chatgateway.models import Conversation, Turn
 from tests.live.scripted_llm import Answer, ScriptedLlm, Usage, terminal, text_of
@@ -159,6 +160,22 @@ def test_an_answer_written_anew_is_a_fork(chat: Chat, llm: ScriptedLlm) -> None:
     assert [text for role, text in spoken(llm) if role == "user"] == ["first #script:plain", "second #script:plain"]
 
 
+def test_an_agent_at_work_is_forked_all_the_same(chat: Chat, llm: ScriptedLlm) -> None:
+    llm.script("held", Answer(chunks=("One. ", "Two."), hold_after=1))
+    chat.say("first #script:plain")
+    branch = chat.at(2)
+    with ThreadPoolExecutor() as pool:
+        at_work = pool.submit(chat.say, "second #script:held")
+        held = llm.wait_for(lambda one: one.script == "held" and one.pieces_sent == 1)
+        answer = branch.say("rather this #script:plain")
+        heard = [text for role, text in spoken(llm) if role == "user"]
+        held.release()
+
+    assert (chat.match, branch.match) == ("history", "fork")
+    assert (at_work.result(), answer) == ("One. Two.", "This is a plain answer.")
+    assert heard == ["first #script:plain", "rather this #script:plain"]
+
+
 def test_a_stopped_answer_is_gone_on_with_and_can_be_forked_after(chat: Chat, llm: ScriptedLlm) -> None:
     long = " ".join(f"word{number}" for number in range(1, 400))
     llm.script("long", Answer(text=long, delay_seconds=0.02))
@@ -181,9 +198,7 @@ def test_a_stopped_answer_is_gone_on_with_and_can_be_forked_after(chat: Chat, ll
     assert [told.count(part) for part in ("rather this #", "third #")] == [1, 0]
 
 
-def test_a_failed_turn_is_told_to_an_agent_that_went_back(chat: Chat, sdk: OpenAI, llm: ScriptedLlm) -> None:
-    from openai import APIStatusError
-
+def test_a_failed_turn_is_told_to_an_agent_that_went_back(chat: Chat, llm: ScriptedLlm) -> None:
     chat.say("first #script:plain")
     with pytest.raises(APIStatusError):
         chat.say("second #script:401")
