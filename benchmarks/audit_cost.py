@@ -165,7 +165,7 @@ class _Record:
         from chatgateway import conversations
 
         return conversations.find_for(
-            caller=self.caller, profile=self.profile, requested=None, transcript=self.transcript, end_user=""
+            caller=self.caller, profile=self.profile, named=conversations.Named(), transcript=self.transcript
         ).conversation
 
     def _open(self, request_id: str, conversation: Any, *, server: Any, at: int) -> Any:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -31,6 +32,7 @@ from chatgateway.agentserver.schemas import (
     DurableEvent,
     Frame,
     ImagePart,
+    LlmSpec,
     MessagePart,
     Objection,
     Reconnected,
@@ -161,6 +163,44 @@ class AgentSession:
             raise Unreachable("an earlier run of the conversation does not stop") from None
         await self.connect(after_seq=self.cursor)
 
+    async def fork(self, source_id: UUID, *, from_event_id: str, tags: dict[str, str]) -> None:
+        """Make the conversation as a copy of another one up to an event, or find the one an earlier attempt made.
+
+        Raises ConversationMissing, and Rejected for an unknown event.
+        """
+        try:
+            await self.client.fork(
+                source_id,
+                new_id=self.conversation_id,
+                from_event_id=from_event_id,
+                tags=tags,
+                timeout_seconds=CALL_SECONDS,
+            )
+        except Rejected as error:
+            if error.status != HTTPStatus.CONFLICT:
+                raise
+
+    async def send_first(self, parts: list[MessagePart], *, llm: LlmSpec) -> None:
+        """`send` for the first message of a fork, which has lost its LLM's key (`AgentServerClient.fork`)."""
+        self._translator = Translator(after_seq=self.cursor)
+        await self._post(parts, run=False)
+        await self._begin_fork(llm)
+
+    async def begin_unless_begun(self, llm: LlmSpec) -> None:
+        """Have a fork answer its first message, which another process may have left unanswered."""
+        info = await self.client.conversation(self.conversation_id, timeout_seconds=CALL_SECONDS)
+        if info.execution_status == "idle":
+            await self._begin_fork(llm)
+
+    async def _begin_fork(self, llm: LlmSpec) -> None:
+        await self.client.switch_llm(self.conversation_id, llm, timeout_seconds=CALL_SECONDS)
+        try:
+            await self.client.run(self.conversation_id, timeout_seconds=CALL_SECONDS)
+        except CapacityReached:
+            await self._run_when_there_is_room()
+        except Unreachable as error:
+            raise SendDoubtful(error.detail) from error  # it may run all the same
+
     async def send(self, parts: list[MessagePart]) -> None:
         """Send the message, once. What a doubtful failure left behind is looked up in the event log.
 
@@ -202,17 +242,17 @@ class AgentSession:
             return False
         return frame.kind == "MessageEvent" and frame.event.get("source") == "user"
 
-    async def _post(self, parts: list[MessagePart]) -> None:
+    async def _post(self, parts: list[MessagePart], *, run: bool = True) -> None:
         try:
-            await self.client.send_message(self.conversation_id, parts, timeout_seconds=CALL_SECONDS)
+            await self.client.send_message(self.conversation_id, parts, run=run, timeout_seconds=CALL_SECONDS)
         except CapacityReached as error:
             if not error.message_saved:
                 raise
             await self._run_when_there_is_room()
         except SendDoubtful as doubt:
-            await self._resolve(parts, doubt)
+            await self._resolve(parts, doubt, run=run)
 
-    async def _resolve(self, parts: list[MessagePart], doubt: SendDoubtful) -> None:
+    async def _resolve(self, parts: list[MessagePart], doubt: SendDoubtful, *, run: bool = True) -> None:
         """Send the message again if it certainly did not arrive."""
         try:
             has_arrived = await self._message_arrived()
@@ -222,7 +262,7 @@ class AgentSession:
         except Unreachable:
             raise doubt from None  # not "nothing was sent": nobody can tell
         if not has_arrived:
-            await self.client.send_message(self.conversation_id, parts, timeout_seconds=CALL_SECONDS)
+            await self.client.send_message(self.conversation_id, parts, run=run, timeout_seconds=CALL_SECONDS)
 
     async def _message_arrived(self) -> bool:
         logged = await self.client.durable_events(

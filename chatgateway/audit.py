@@ -22,6 +22,7 @@ from chatgateway import agents, message_store, sql
 from chatgateway.agentserver.schemas import DurableEvent
 from chatgateway.errors import GatewayError
 from chatgateway.models import AgentServer, Attempt, Conversation, Event, Turn
+from chatgateway.openai_api import histories
 from chatgateway.turn_events import TokenCounts, TurnAnswered
 from profiles.access import Caller
 from profiles.models import Profile
@@ -77,6 +78,7 @@ class Ending:
     error: GatewayError | None = None
     answer: str = ""  # kept in the record even when the caller gets an error: the partial text
     reasoning: str = ""
+    shown: str = ""  # what a stream carried as the answer: it may hold thoughts that the answer alone does not
     usage: TokenCounts = field(default_factory=TokenCounts)
     is_usage_estimated: bool = False
     run_ended: bool = True
@@ -94,10 +96,13 @@ def open_turn(
     lease_owner: str,
     deadline_at: dt.datetime,
     at: int,
+    parent: Turn | None = None,
+    request_digest: str = "",
 ) -> Turn:
     """Write the row of a turn, its messages and its first attempt.
 
-    With a `server` it has a slot and may start; without, it is queued. `at` is `new_arrival()`.
+    With a `server` it has a slot and may start; without, it is queued. `at` is `new_arrival()`. `parent` is the turn
+    it goes on after. Raises IntegrityError if another turn was first to do so in the same conversation.
     """
     turn = _new_turn(arrival, asked)
     turn.idempotency_key = arrival.idempotency_key
@@ -107,6 +112,7 @@ def open_turn(
     turn.conversation = conversation
     turn.incarnation = conversation.incarnation
     turn.match = match
+    turn.parent, turn.request_digest = parent, request_digest
     turn.deadline_at = deadline_at
     turn.lease_owner = lease_owner
     turn.lease_expires_at = LEASE_END
@@ -159,7 +165,7 @@ def release(turn: Turn) -> None:
 
 
 def advance(turn: Turn, **changes: Any) -> None:
-    """Write where the driver has got to (`phase`, `accepted_at`, `user_event_seq`, `incarnation`)."""
+    """Write where the driver has got to (`phase`, `accepted_at`, `user_event_seq`, `incarnation`, `match`)."""
     _update_mine(turn, changes)
     for name, value in changes.items():
         setattr(turn, name, value)
@@ -190,8 +196,11 @@ def append_events(turn: Turn, events: Iterable[DurableEvent]) -> None:
     )
 
 
-def close_turn(turn: Turn, ending: Ending) -> None:
-    """Close the row. Raises TurnLost when it is closed already or belongs to another driver."""
+def close_turn(turn: Turn, ending: Ending, *, leaf_event_id: str = "") -> None:
+    """Close the row. Raises TurnLost when it is closed already or belongs to another driver.
+
+    `leaf_event_id`: where the agent-server's log stands now.
+    """
     now = timezone.now()
     turn.outcome, turn.phase, turn.closed_at = ending.outcome, Turn.Phase.CLOSED, now
     if ending.outcome == Turn.Outcome.REFUSED:
@@ -201,6 +210,10 @@ def close_turn(turn: Turn, ending: Ending) -> None:
         turn.run_ended_at = now
     turn.answer = message_store.storable_text(ending.answer)
     turn.reasoning = message_store.storable_text(ending.reasoning)
+    turn.leaf_event_id = leaf_event_id
+    if ending.outcome == Turn.Outcome.ANSWERED:
+        delivered = (ending.shown or ending.answer) if turn.is_stream else ending.answer
+        turn.end_digest = histories.end_digest(turn.request_digest, message_store.storable_text(delivered))
     turn.input_tokens = ending.usage.input
     turn.output_tokens = ending.usage.output
     turn.cached_tokens = ending.usage.cached
@@ -230,6 +243,8 @@ _CLOSING_COLUMNS = (
     "run_ended_at",
     "answer",
     "reasoning",
+    "leaf_event_id",
+    "end_digest",
     "input_tokens",
     "output_tokens",
     "cached_tokens",

@@ -7,27 +7,25 @@ Synchronous; runs inside the transaction that opens or closes a turn, or ends th
 from __future__ import annotations
 
 import datetime as dt
-import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from django.utils import timezone
 
-from chatgateway import agents, message_store, sql
+from chatgateway import agents, chats, message_store, places, sql
+from chatgateway.chats import NamedChat
 from chatgateway.errors import NotFound
 from chatgateway.models import AgentServer, Conversation, Leftover, Turn
-from chatgateway.openai_api.messages import parse_messages
+from chatgateway.openai_api import histories
+from chatgateway.openai_api.histories import SentHistory
 from chatgateway.openai_api.transcript import (
-    EarlierMessage,
-    TextPart,
     Transcript,
     UserPart,
-    new_fence,
-    replay,
-    texts_of,
+    divided,
 )
+from chatgateway.places import Place
+from chatgateway.telling import message_after, told, with_history_of
 from profiles.access import Caller
 from profiles.models import ApiKey, Profile
 
@@ -38,37 +36,236 @@ DEFAULT_KEEP_DAYS = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """What a request says of where it belongs: a conversation by its id, or a chat by the client's own; and for whom.
+
+    The texts are empty where the request says nothing.
+    """
+
+    conversation_id: UUID | None = None
+    chat_id: str = ""
+    end_user: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """The conversation of a request, how it was found, and what to send to it.
 
-    `how` is the value of the response header: `header`, `replay` or `new`. `parts` is the user message for the
-    agent: the new turn alone when the conversation is continued, with the earlier turns told in it when it is new. A
-    conversation that has to be made anew under its id is told its record by the driver (`told_again`).
+    `how` is the value of the response header. `parts` is the user message for the agent: the new turn alone when the
+    conversation goes on, with the earlier turns told in it when it is new. `whole` is the message for an agent that has
+    to be made anew; None leaves it to the record (`told_again`). `parent` is the turn it goes on after, and
+    `request_digest` what a client's history is recognised by afterwards.
     """
 
     conversation: Conversation
     how: str
     parts: tuple[UserPart, ...]
+    whole: tuple[UserPart, ...] | None = None
+    parent: Turn | None = None
+    request_digest: str = ""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the conversation may start on any agent-server."""
+        return self.how in ("new", "replay")
 
 
 def find_for(
-    *, caller: Caller, profile: Profile, requested: UUID | None, transcript: Transcript, end_user: str
+    *, caller: Caller, profile: Profile, named: Named, transcript: Transcript, may_wait: bool = False
 ) -> Found:
     """Return the conversation this request continues, or a new one, already written.
 
-    Raises NotFound, with one text, both when `requested` is unknown and when it is not this caller's. One query
-    when a conversation is named, one insert when not.
+    A named conversation, or the one that goes on in a named chat, is chosen by its name, and the place in it by the
+    history that was sent; without a name the history alone chooses. Raises NotFound, with one text, both when the id is
+    unknown and when it is not this caller's; StillOpen (`places`) if `may_wait` and a moment's patience may find it.
     """
-    if requested is None:
-        conversation = _create(caller, profile, transcript.system_suffix, end_user)
-        return Found(conversation=conversation, how="replay" if transcript.earlier else "new", parts=told(transcript))
-    known = _continued(caller, requested)
-    if _must_start_anew(known, profile, transcript):
-        suffix = transcript.system_suffix or known.system_suffix
-        full = transcript if transcript.earlier else with_history_of(known, transcript)
-        conversation = _create(caller, profile, suffix, end_user, told_from=None if transcript.earlier else known)
-        return Found(conversation=conversation, how="replay", parts=told(full))
-    return Found(conversation=known, how="header", parts=transcript.user_parts)
+    search = _Search(caller=caller, profile=profile, named=named, transcript=transcript, may_wait=may_wait)
+    if named.conversation_id is not None:
+        return search.within(_continued(caller, named.conversation_id), how="header")
+    if not named.chat_id:
+        return search.by_history()
+    known = chats.conversation_of(search.chat)
+    found = search.by_history() if known is None else search.within(known, how="client-id")
+    chats.go_on_with(search.chat, found.conversation.pk)
+    return found
+
+
+class _Search:
+    """One request's way to its conversation."""
+
+    def __init__(
+        self, *, caller: Caller, profile: Profile, named: Named, transcript: Transcript, may_wait: bool
+    ) -> None:
+        self._caller = caller
+        self._profile = profile
+        self._named = named
+        self._transcript = transcript
+        self._may_wait = may_wait
+        self._own_key = caller.api_key_id if caller.only_own_conversations else None
+
+    @property
+    def chat(self) -> NamedChat:
+        return NamedChat(
+            tenant_id=self._caller.tenant_id,
+            api_key_id=self._own_key,
+            profile_id=self._profile.pk,
+            end_user=self._named.end_user,
+            chat_id=self._named.chat_id,
+        )
+
+    def by_history(self) -> Found:
+        """The conversation that the sent history is of, else a new one that is told it."""
+        sent = self._sent(self._transcript.system_suffix)
+        place = self._place(sent) if self._is_known_by_history() else None
+        if place is None or self._must_start_anew(_conversation_of(place)):
+            return self._new(sent)
+        return self._at(place, sent, how="history")
+
+    def within(self, known: Conversation, *, how: str) -> Found:
+        """The place in a conversation, or in one that branched off from it, that the sent history ends at."""
+        sent = self._sent(self._transcript.system_suffix or known.system_suffix)
+        if self._must_start_anew(known):
+            return self._anew(known, sent)
+        if sent.is_alone:
+            return self._at_the_end(known, sent, how=how)
+        place = self._place(sent, root_id=_root_of(known))
+        if place is not None and not self._must_start_anew(_conversation_of(place)):
+            return self._at(place, sent, how=how)
+        if not self._transcript.earlier:
+            return self._at_the_end(known, sent, how=how)
+        if how == "header":
+            return self._at_the_end(known, sent, how="header; history=ignored")
+        return self._new(sent, root_id=_root_of(known))
+
+    # --- where the history ends -------------------------------------------------------------------------------------
+
+    def _sent(self, system_text: str) -> SentHistory:
+        scope = histories.scope(
+            tenant_id=self._caller.tenant_id,
+            profile_id=self._profile.pk,
+            system_text=system_text,
+            end_user=self._named.end_user,
+        )
+        return histories.sent_history(self._transcript, scope=scope)
+
+    def _place(self, sent: SentHistory, *, root_id: UUID | None = None) -> Place | None:
+        within = places.Within(tenant_id=self._caller.tenant_id, api_key_id=self._own_key, root_id=root_id)
+        return places.find(sent, within=within, may_wait=self._may_wait)
+
+    def _is_known_by_history(self) -> bool:
+        """Whoever repeats somebody's words gets to that one's agent. With tools that means files, so there it must be
+        certain that both are one person. The id of a chat says so for that chat only (`within`)."""
+        if not self._profile.continues_by_history:
+            return False
+        is_one_person = self._caller.used_by_one_person or bool(self._named.end_user)
+        return is_one_person or not self._profile.has_tools
+
+    def _must_start_anew(self, known: Conversation) -> bool:
+        """A live agent's tools, prompt and system text are fixed when it starts."""
+        if known.profile_id != self._profile.pk:
+            return True
+        if known.agent_digest and known.agent_digest != agents.agent_digest(self._profile):
+            return True
+        suffix = self._transcript.system_suffix.strip()
+        return bool(suffix) and suffix != known.system_suffix.strip()
+
+    # --- what becomes of it -----------------------------------------------------------------------------------------
+
+    def _at(self, place: Place, sent: SentHistory, *, how: str) -> Found:
+        """Go on after the place: with its conversation if that has not gone on since, else with a fork of it."""
+        conversation = _conversation_of(place)
+        if not place.is_latest:
+            server = _server_for_fork(place.turn)
+            if server is None:
+                return self._new(sent, root_id=_root_of(conversation))
+            conversation, how = self._branch(place.turn, conversation, server), "fork"
+        transcript = divided(self._transcript, at=place.upto)
+        return Found(
+            conversation=conversation,
+            how=how,
+            parts=message_after(place.turn, sent, transcript),
+            whole=told(transcript),
+            parent=place.turn,
+            request_digest=sent.request_digest,
+        )
+
+    def _at_the_end(self, known: Conversation, sent: SentHistory, *, how: str) -> Found:
+        parent = places.latest_turn(known.pk)
+        digest = sent.request_digest
+        if not self._transcript.earlier and parent is not None:
+            # The client leaves out what was said, and may send it another time.
+            digest = histories.followed_by(parent.end_digest, self._transcript.new)
+        return Found(
+            conversation=known, how=how, parts=self._transcript.user_parts, parent=parent, request_digest=digest
+        )
+
+    def _new(self, sent: SentHistory, *, root_id: UUID | None = None) -> Found:
+        conversation = self._create(self._transcript.system_suffix, root_id=root_id)
+        parts = told(self._transcript)
+        how = "replay" if self._transcript.earlier else "new"
+        return Found(conversation=conversation, how=how, parts=parts, whole=parts, request_digest=sent.request_digest)
+
+    def _anew(self, known: Conversation, sent: SentHistory) -> Found:
+        """A new conversation in place of one whose agent cannot become what the request asks for."""
+        suffix = self._transcript.system_suffix or known.system_suffix
+        is_told = bool(self._transcript.earlier)
+        full = self._transcript if is_told else with_history_of(known, self._transcript)
+        conversation = self._create(suffix, root_id=_root_of(known), told_from=None if is_told else known)
+        parts = told(full)
+        digest = sent.request_digest if is_told else ""
+        return Found(conversation=conversation, how="replay", parts=parts, whole=parts, request_digest=digest)
+
+    def _create(
+        self, system_suffix: str, *, root_id: UUID | None = None, told_from: Conversation | None = None
+    ) -> Conversation:
+        conversation = self._unsaved(system_suffix, root_id=root_id)
+        conversation.told_from = told_from
+        sql.insert([conversation])
+        return conversation
+
+    def _branch(self, at: Turn, source: Conversation, server: AgentServer) -> Conversation:
+        """A conversation whose agent will be a fork of the source's, beside it in its directory."""
+        conversation = self._unsaved(source.system_suffix, root_id=_root_of(source))
+        conversation.branched_at = at
+        conversation.agent_server = server
+        conversation.working_dir = source.working_dir
+        conversation.good_leaf_event_id = at.leaf_event_id
+        sql.insert([conversation])
+        return conversation
+
+    def _unsaved(self, system_suffix: str, *, root_id: UUID | None) -> Conversation:
+        return Conversation(
+            tenant_id=self._caller.tenant_id,
+            api_key_id=self._caller.api_key_id,
+            profile=self._profile,
+            tenant_name=self._caller.tenant_name,
+            profile_slug=self._profile.slug,
+            end_user=message_store.storable_text(self._named.end_user)[:256],
+            system_suffix=message_store.storable_text(system_suffix),
+            agent_digest=agents.agent_digest(self._profile),
+            root_id=root_id,
+            expires_at=_idle_until(self._profile),
+        )
+
+
+def _conversation_of(place: Place) -> Conversation:
+    assert place.turn.conversation is not None
+    return place.turn.conversation
+
+
+def _root_of(conversation: Conversation) -> UUID:
+    return conversation.root_id or conversation.pk
+
+
+def _server_for_fork(turn: Turn) -> AgentServer | None:
+    """The agent-server on which the conversation can be forked at the end of a turn; None if it cannot be."""
+    source = turn.conversation
+    assert source is not None
+    is_there = source.state == Conversation.State.LIVE and source.incarnation == turn.incarnation
+    if not is_there or source.agent_server_id is None or not turn.leaf_event_id:
+        return None
+    active = AgentServer.objects.filter(pk=source.agent_server_id, state=AgentServer.State.ACTIVE)
+    return active.exclude(health=AgentServer.Health.DOWN).first()
 
 
 def get_for(*, caller: Caller, conversation_id: UUID, for_management: bool = False) -> Conversation:
@@ -108,44 +305,26 @@ def not_found() -> NotFound:
     )
 
 
-def _must_start_anew(known: Conversation, profile: Profile, transcript: Transcript) -> bool:
-    """A live agent's tools, prompt and system text are fixed when it starts."""
-    if known.profile_id != profile.pk or (known.agent_digest and known.agent_digest != agents.agent_digest(profile)):
-        return True
-    return bool(transcript.system_suffix) and transcript.system_suffix != known.system_suffix
-
-
-def parts_for(conversation: Conversation, *, transcript: Transcript, how: str) -> tuple[UserPart, ...]:
-    """Return the user message for the agent once more, for a turn that was opened with `how` and never begun."""
-    if how == "header":
-        return transcript.user_parts
-    if conversation.told_from is not None and not transcript.earlier:
-        return told(with_history_of(conversation.told_from, transcript))
-    return told(transcript)
-
-
-def _create(
-    caller: Caller,
-    profile: Profile,
-    system_suffix: str,
-    end_user: str,
-    *,
-    told_from: Conversation | None = None,
-) -> Conversation:
-    conversation = Conversation(
-        told_from=told_from,
-        tenant_id=caller.tenant_id,
-        api_key_id=caller.api_key_id,
-        profile=profile,
-        tenant_name=caller.tenant_name,
-        profile_slug=profile.slug,
-        end_user=message_store.storable_text(end_user)[:256],
-        system_suffix=message_store.storable_text(system_suffix),
-        agent_digest=agents.agent_digest(profile),
-        expires_at=_idle_until(profile),
-    )
-    sql.insert([conversation])
-    return conversation
+def found_before(turn: Turn, conversation: Conversation, transcript: Transcript) -> Found:
+    """Return what `find_for` returned for a turn that was opened and never begun, by what was written down of it."""
+    how, parts, whole = turn.match, transcript.user_parts, None
+    if how in ("new", "replay"):
+        told_from = conversation.told_from
+        is_told_from = told_from is not None and not transcript.earlier
+        parts = whole = told(with_history_of(told_from, transcript) if is_told_from and told_from else transcript)
+    elif turn.parent is not None and turn.request_digest:
+        scope = histories.scope(
+            tenant_id=turn.tenant_id or 0,
+            profile_id=turn.profile_id or 0,
+            system_text=transcript.system_suffix or conversation.system_suffix,
+            end_user=turn.end_user,
+        )
+        sent = histories.sent_history(transcript, scope=scope)
+        place = places.of_turn(turn.parent, sent)
+        if place is not None:
+            at_place = divided(transcript, at=place.upto)
+            parts, whole = message_after(place.turn, sent, at_place), told(at_place)
+    return Found(conversation=conversation, how=how, parts=parts, whole=whole, parent=turn.parent)
 
 
 def reserve(*, api_key: ApiKey, profile: Profile, server: AgentServer) -> Conversation:
@@ -162,50 +341,6 @@ def reserve(*, api_key: ApiKey, profile: Profile, server: AgentServer) -> Conver
     )
     sql.insert([conversation])
     return conversation
-
-
-def told(transcript: Transcript) -> tuple[UserPart, ...]:
-    """Return the new turn with the earlier ones told in it, fenced by an id that occurs in none of them."""
-    if not transcript.earlier:
-        return transcript.user_parts
-    fence = new_fence(texts_of(transcript), lambda: secrets.token_hex(8))
-    return replay(transcript, fence=fence)
-
-
-def told_again(conversation: Conversation, parts: tuple[UserPart, ...]) -> tuple[UserPart, ...]:
-    """Return `parts`, a new turn, with the conversation's audited turns told in it."""
-    return told(
-        with_history_of(
-            conversation, Transcript(system_suffix="", earlier=(), user_parts=parts, messages=(), new_from=0)
-        )
-    )
-
-
-def with_history_of(conversation: Conversation, transcript: Transcript) -> Transcript:
-    """Return `transcript` with the conversation's audited turns as its earlier messages."""
-    return Transcript(
-        system_suffix=transcript.system_suffix,
-        earlier=tuple(_audited(conversation)),
-        user_parts=transcript.user_parts,
-        messages=transcript.messages,
-        new_from=transcript.new_from,
-    )
-
-
-def _audited(conversation: Conversation) -> Iterator[EarlierMessage]:
-    """The caller's messages and the answers of a conversation's good turns, oldest first."""
-    answered = Turn.objects.filter(conversation=conversation, outcome=Turn.Outcome.ANSWERED).order_by("arrival")
-    index = 0
-    for position, turn in enumerate(answered.exclude(last_message=None).iterator(chunk_size=100)):
-        assert turn.last_message_id is not None
-        stored = message_store.chain(turn.last_message_id)
-        sent = parse_messages(stored, accepts_images=True, accepts_remote_images=True)
-        # The first turn may itself have come with a history; later ones repeat what stands before them.
-        if position == 0:
-            yield from sent.earlier
-        yield EarlierMessage(index=index, role="user", parts=sent.user_parts)
-        yield EarlierMessage(index=index + 1, role="assistant", parts=(TextPart(text=turn.answer),))
-        index += 2
 
 
 # --- what a turn leaves behind -----------------------------------------------------------------------------------
@@ -246,10 +381,17 @@ def given_back(conversation: Conversation, server: AgentServer, *, is_unused: bo
     is_there = conversation.state == Conversation.State.LIVE and conversation.agent_server_id == server.pk
     if is_there and not is_unused:
         return
-    incarnation = conversation.incarnation
+    incarnation, was_to_be_forked = conversation.incarnation, conversation.is_to_be_forked
     if is_there:
         _begin_anew(conversation, state=Conversation.State.LOST)
     _leave(conversation, server, incarnation=incarnation)
+    if was_to_be_forked:
+        not_forked(conversation)
+
+
+def not_forked(conversation: Conversation) -> None:
+    """Note that the agent could not be forked: it starts anew, wherever there is room, and is told what was said."""
+    update(conversation, branched_at=None, agent_server=None, working_dir="", good_leaf_event_id="")
 
 
 def settle(conversation: Conversation, *, turn: Turn, profile: Profile, **changes: Any) -> None:

@@ -17,13 +17,14 @@ from django.conf import settings
 from django.db.utils import Error as DatabaseError
 from django.utils import timezone
 
-from chatgateway import agents, audit, conversations, endings, servers
+from chatgateway import agents, audit, conversations, endings, servers, telling
 from chatgateway.agent_session import AgentSession, SessionFactory, message_parts
 from chatgateway.agentserver.exceptions import (
     AgentServerError,
     CapacityReached,
     ConversationMissing,
     FeedLost,
+    Rejected,
     TooOld,
     Unauthorized,
     Unreachable,
@@ -59,7 +60,8 @@ CLOSE_ATTEMPTS = (0.2, 1.0, 5.0)
 class Assignment:
     """All a driver needs to know of a turn, so that it need not read it back from the database.
 
-    `attached` says that the run was started by another process: it is followed, and nothing is sent.
+    `parts` is the message for an agent that goes on; `whole` for one that has to be made anew, None if the record is to
+    say it. `attached` says that the run was started by another process: it is followed, and nothing is sent.
     """
 
     turn: Turn
@@ -67,6 +69,7 @@ class Assignment:
     profile: Profile
     overrides: LlmOverrides
     parts: tuple[UserPart, ...]
+    whole: tuple[UserPart, ...] | None = None
     attached: bool = False
 
 
@@ -92,6 +95,7 @@ class Driver:
         self.live = live
         self._overrides = assignment.overrides
         self._parts = self._message = assignment.parts
+        self._whole = assignment.whole
         self._attached = assignment.attached
         self._sessions = sessions
         self._wait_for_slot = wait_for_slot
@@ -222,7 +226,7 @@ class Driver:
         turn, conversation = self.turn, self.conversation
 
         def read() -> None:
-            conversation.refresh_from_db()
+            conversation.refresh_from_db(from_queryset=Conversation.objects.select_related("branched_at"))
             if turn.incarnation != conversation.incarnation:
                 audit.advance(turn, incarnation=conversation.incarnation)
 
@@ -257,6 +261,9 @@ class Driver:
                 after_seq=min(self.conversation.cursor, self.turn.user_event_seq - 1),
                 message_seq=self.turn.user_event_seq,
             )
+            if self.conversation.is_fresh_fork:
+                await session.begin_unless_begun(self._spec().llm)
+                self._note_llm()
         else:
             await self._prepare(session)
             try:
@@ -268,7 +275,8 @@ class Driver:
 
     async def _prepare(self, session: AgentSession) -> None:
         if self.conversation.state != Conversation.State.LIVE:
-            await self._start(session)
+            if not (self.conversation.is_to_be_forked and await self._fork(session)):
+                await self._start(session)
             return
         if self.conversation.agent_server_id != self.turn.agent_server_id:
             await self._rebuild(session)  # its own agent-server is gone
@@ -278,6 +286,8 @@ class Driver:
         try:
             await session.connect(after_seq=self.conversation.cursor)
             await session.settle()
+            if self.conversation.is_fresh_fork:
+                return  # its LLM comes with the message
             if self.conversation.llm_digest != digest:
                 await session.client.switch_llm(self.conversation.pk, spec.llm, timeout_seconds=session.call_seconds)
             if self.conversation.needs_navigation and self.conversation.good_leaf_event_id:
@@ -292,15 +302,43 @@ class Driver:
         elif time.monotonic() - self._opened > FENCE_AFTER_SECONDS:
             await self._note()
 
+    async def _fork(self, session: AgentSession) -> bool:
+        """Have the agent forked where its conversation branched off. False if that cannot be done any more: then it
+        starts anew, and is told what was said."""
+        conversation, turn, server = self.conversation, self.turn, self.turn.agent_server
+        at = conversation.branched_at
+        assert server is not None
+        assert at is not None
+        assert at.conversation_id is not None
+        try:
+            await session.fork(at.conversation_id, from_event_id=at.leaf_event_id, tags=self._spec().tags)
+        except (ConversationMissing, Rejected) as error:
+            logger.warning("conversation %s cannot be forked: %s", at.conversation_id, error)
+
+            def give_up() -> None:
+                conversations.not_forked(conversation)
+                audit.advance(turn, match="replay", parent=None)
+
+            await writer.run(give_up)
+            return False
+        self._made_here = True
+        await session.connect(after_seq=-1)  # what it is a copy of is no news: the cursor is at its end
+        await self._note(
+            state=Conversation.State.LIVE, agent_server=server, server_url=server.url, cursor=session.cursor
+        )
+        return True
+
     async def _start(self, session: AgentSession, *, keeps_directory: bool = False) -> None:
         """Create the conversation. `keeps_directory`: the agent finds its directory as it left it."""
-        conversation, parts, server = self.conversation, self._parts, self.turn.agent_server
+        conversation, parts, whole, server = self.conversation, self._parts, self._whole, self.turn.agent_server
         assert server is not None
 
         def tell() -> tuple[tuple[UserPart, ...], bool]:
-            return conversations.told_again(conversation, parts), conversations.has_directory_on(conversation, server)
+            message = telling.told_again(conversation, parts) if whole is None else whole
+            return message, conversations.has_directory_on(conversation, server)
 
         has_directory = keeps_directory
+        self._message = parts if whole is None else whole
         if conversation.must_be_told:
             self._message, was_left = await writer.run(tell)
             has_directory = has_directory or was_left
@@ -358,11 +396,21 @@ class Driver:
 
     async def _send(self, session: AgentSession) -> None:
         self.run.began = True  # from here on the agent may act: no other server, no repeat
+        parts = message_parts(self._message)
         try:
-            await session.send(message_parts(self._message))
+            if self.conversation.is_fresh_fork:
+                await session.send_first(parts, llm=self._spec().llm)
+                self._note_llm()
+            else:
+                await session.send(parts)
         except Unreachable:
-            self.run.began = False  # no connection was made: the message certainly did not arrive
+            self.run.began = False  # no connection was made: the agent certainly was not set to work
             raise
+
+    def _note_llm(self) -> None:
+        """A fork has its LLM now, and is like any other conversation from here on."""
+        conversation, digest = self.conversation, agents.llm_digest(self._spec().llm)
+        writer.post(lambda: conversations.update(conversation, llm_digest=digest))
 
     async def _follow(self, session: AgentSession) -> None:
         retries = 0
@@ -426,10 +474,12 @@ class Driver:
         """Commit the end, then tell it: a caller's next request, anywhere, finds the turn closed."""
         turn, conversation, profile = self.turn, self.conversation, self.profile
         settled = self.run.settled(ending)
+        good_leaf = settled.get("good_leaf_event_id", conversation.good_leaf_event_id)
+        leaf = self.run.leaf_after(ending, good_leaf=good_leaf)
         turn.cancel_reason = self.live.cancel_reason
 
         def close() -> None:
-            audit.close_turn(turn, ending)
+            audit.close_turn(turn, ending, leaf_event_id=leaf)
             conversations.settle(conversation, turn=turn, profile=profile, **settled)
 
         for pause in (*CLOSE_ATTEMPTS, None):

@@ -129,12 +129,25 @@ class Run:
             changes["usage_baseline"] = {name: asdict(counts) for name, counts in self.usage_now.items()}
         if ending.outcome == Turn.Outcome.ANSWERED and self.ended is not None:
             changes |= {"good_leaf_event_id": self.ended.leaf_event_id or "", "needs_navigation": False}
+        elif ending.outcome == Turn.Outcome.CANCELLED and self.ended is not None and self.ended.leaf_event_id:
+            # The caller's message stands, and what the agent did for it: whoever goes on builds on that.
+            changes |= {"good_leaf_event_id": self.ended.leaf_event_id, "needs_navigation": False}
         elif ending.outcome in {Turn.Outcome.FAILED, Turn.Outcome.TIMED_OUT, Turn.Outcome.ABANDONED}:
             # Half-done messages of a failed turn would be read by the model again in every later one.
             changes["needs_navigation"] = True
             if self.system_prompt_event_id:  # the first turn failed: this is as far back as one may go
                 changes["good_leaf_event_id"] = self.system_prompt_event_id
         return changes
+
+    def leaf_after(self, ending: Ending, *, good_leaf: str) -> str:
+        """Return the event at which somebody who goes another way from here can have the conversation forked.
+
+        `good_leaf` is where it goes on now. Empty where nothing began, and where a run did not confirm its end.
+        """
+        is_unconfirmed = ending.outcome == Turn.Outcome.CANCELLED and (
+            self.ended is None or not self.ended.leaf_event_id
+        )
+        return "" if not self.began or is_unconfirmed else good_leaf
 
 
 def of_run(run: Run, *, profile: Profile) -> Ending:
@@ -209,6 +222,7 @@ def _answered(run: Run, text: str, finish_reason: Literal["stop", "length"]) -> 
         answered=answered,
         answer=text,
         reasoning=run.showing.reasoning,
+        shown=run.showing.shown,
         usage=run.usage,
         first_text_at=run.first_text_at,
     )

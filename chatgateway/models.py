@@ -137,6 +137,11 @@ class Conversation(models.Model):
     usage_baseline = models.JSONField(default=dict, blank=True)
     # The conversation whose history the first turn of this one was told, where the caller did not send it.
     told_from = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="told_again")
+    # The turn of another conversation at which this one branched off: its agent is a fork of that one's.
+    branched_at = models.ForeignKey("Turn", models.SET_NULL, null=True, blank=True, related_name="branches")
+    # The first of the conversations that go back to one another; empty for that one itself. Whoever names one of
+    # them, or a chat that began with one, may go on with any.
+    root = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="descendants")
     created_at = models.DateTimeField(default=timezone.now)
     last_turn_at = models.DateTimeField(default=timezone.now)
     # When it may be removed from its agent-server: the idle time after its last turn, one hour if that was not stored.
@@ -165,6 +170,17 @@ class Conversation(models.Model):
     def has_home(self) -> bool:
         """Whether it belongs to one agent-server, where its turns run."""
         return self.agent_server_id is not None and self.state in (self.State.NEW, self.State.LIVE)
+
+    @property
+    def is_to_be_forked(self) -> bool:
+        """Whether its agent is to be a fork that has not been made yet."""
+        return self.branched_at_id is not None and self.state == self.State.NEW
+
+    @property
+    def is_fresh_fork(self) -> bool:
+        """Whether its agent is a fork that was never spoken to. A fork has lost its LLM's key, and is given it together
+        with its first message."""
+        return self.branched_at_id is not None and self.state == self.State.LIVE and not self.llm_digest
 
     @property
     def must_be_told(self) -> bool:
@@ -231,6 +247,29 @@ class TaskRun(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class ClientChat(models.Model):
+    """A chat that a client names by an id of its own, and the conversation that goes on in it.
+
+    The same id means another chat for another tenant, profile or end user, and for a key that sees only its own.
+    """
+
+    # Of all that the id is mapped by: an index over texts of any length, and one that works without an end user too.
+    digest = models.CharField(max_length=64, unique=True)
+    tenant = models.ForeignKey(Tenant, models.CASCADE, related_name="client_chats")
+    profile = models.ForeignKey(Profile, models.CASCADE, related_name="client_chats")
+    end_user = models.CharField(max_length=256, blank=True)
+    chat_id = models.CharField(max_length=256, help_text="As the client wrote it, cut to 256 characters.")
+    conversation = models.ForeignKey(Conversation, models.CASCADE, related_name="client_chats")
+    created_at = models.DateTimeField(default=timezone.now)
+    used_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["-used_at"]
+
+    def __str__(self) -> str:
+        return self.chat_id
 
 
 class Message(models.Model):
@@ -318,8 +357,20 @@ class Turn(models.Model):
     last_message = models.ForeignKey(Message, models.PROTECT, null=True, related_name="turns")
     ignored_parameters = models.JSONField(default=list)
     match = models.CharField(
-        max_length=20, blank=True, help_text="How the conversation was found: header, replay, new."
+        max_length=40,
+        blank=True,
+        help_text="How the conversation was found: header, client-id, history, fork, replay, new.",
     )
+    # The turn after which this one goes on: in its conversation, or in a fork of it. Of the turns that go on with one
+    # conversation each has a parent of its own (a failed turn gives it back); any number may fork at it.
+    parent = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="children")
+    # Digests of the history up to the caller's message, and up to the answer as it was delivered: a client that sends
+    # its history again is recognised by them (`openai_api.histories`).
+    request_digest = models.CharField(max_length=64, blank=True)
+    end_digest = models.CharField(max_length=64, blank=True)
+    # Where the agent-server's log stood when the turn had ended: a conversation that goes another way from here is
+    # forked at this event. A failed turn leaves it where it was.
+    leaf_event_id = models.CharField(max_length=64, blank=True)
     client = models.CharField(max_length=200, blank=True, help_text="The client's name and version, as it says.")
     address = models.CharField(max_length=64, blank=True)
 
@@ -389,6 +440,12 @@ class Turn(models.Model):
             models.UniqueConstraint(
                 fields=["api_key", "idempotency_key"], name="turn_idempotency_key", condition=~Q(idempotency_key="")
             ),
+            # One turn goes on after another; whoever comes second forks. A turn that came to nothing does not count.
+            models.UniqueConstraint(
+                fields=["parent"],
+                name="turn_continued_once",
+                condition=~Q(match="fork") & ~Q(outcome="refused") & ~Q(outcome="failed"),
+            ),
         ]
         indexes = [
             models.Index(fields=["-opened_at"], name="turn_newest"),  # the admin's list
@@ -397,6 +454,9 @@ class Turn(models.Model):
             models.Index(fields=["conversation", "arrival"], name="turn_in_conversation"),  # whose turn it is
             # repeats.find: the newest turn of a key with this digest
             models.Index(fields=["api_key", "retry_digest", "-arrival"], name="turn_repeated"),
+            # places.find: the newest turns that ended with a history, or began with one
+            models.Index(fields=["end_digest", "-arrival"], name="turn_ended_with"),
+            models.Index(fields=["request_digest", "-arrival"], name="turn_began_with"),
             # servers.grant and turns.adopt_expired: open turns, a handful among millions
             models.Index(fields=["arrival"], name="turn_open", condition=Q(outcome="open")),
             # servers.grant: closed turns whose run may still hold a slot

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 from django.db.models.functions import Now
@@ -16,7 +19,7 @@ from chatgateway import audit, conversations, endings, repeats, servers
 from chatgateway.agentserver.exceptions import AgentServerError, ConversationMissing
 from chatgateway.answer import Showing, ShowingRules
 from chatgateway.audit import Arrival, Asked
-from chatgateway.conversations import Found
+from chatgateway.conversations import Found, Named
 from chatgateway.driver import Assignment
 from chatgateway.drivers import Drivers, current
 from chatgateway.errors import AgentRunFailed, AgentServerUnavailable, GatewayError
@@ -24,6 +27,7 @@ from chatgateway.live import LiveTurn
 from chatgateway.models import Conversation, Turn
 from chatgateway.openai_api import chat_request
 from chatgateway.openai_api.chat_request import ChatRequest, LlmOverrides
+from chatgateway.places import StillOpen
 from chatgateway.writer import writer
 from profiles.models import OnDisconnect, Profile
 
@@ -35,6 +39,11 @@ ADOPT_LIMIT = 20
 # The worker takes over only what no gateway process has taken, and follows it for no longer than this.
 RECOVER_AFTER_SECONDS = 10.0
 RECOVER_SECONDS = 10.0
+# A turn whose caller has gone is closed within moments; a request that goes on after it waits for so long at most, and
+# for one whose caller may have gone this very moment a shorter time. It looks again and again.
+CLOSING_SECONDS = 3.0
+LEAVING_SECONDS = 0.5
+LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +63,7 @@ class Subscription:
 
 
 async def join_or_open(
-    *, arrival: Arrival, asked: Asked, chat: ChatRequest, profile: Profile, requested: UUID | None
+    *, arrival: Arrival, asked: Asked, chat: ChatRequest, profile: Profile, named: Named
 ) -> Subscription:
     """Join the turn that a checked request repeats, or open one for it and start to drive it.
 
@@ -64,20 +73,26 @@ async def join_or_open(
     drivers = current()
     drivers.refuse_if_draining()
 
-    def join_or_open_row() -> tuple[Turn, Found | None]:
+    def join_or_open_row(*, may_wait: bool) -> tuple[Turn, Found | None]:
         repeated = repeats.find(arrival)
         if repeated is not None:
             audit.join(repeated, arrival)
             return repeated, None
         return _open_row(
-            lease_owner=drivers.owner, arrival=arrival, asked=asked, chat=chat, profile=profile, requested=requested
+            lease_owner=drivers.owner,
+            arrival=arrival,
+            asked=asked,
+            chat=chat,
+            profile=profile,
+            named=named,
+            may_wait=may_wait,
         )
 
     try:
-        turn, found = await writer.run(join_or_open_row)
+        turn, found = await _patiently(join_or_open_row)
     except IntegrityError:
-        # The same Idempotency-Key came to another process at the same moment and was first: it is there now.
-        turn, found = await writer.run(join_or_open_row)
+        # The same Idempotency-Key, or the same history, came to another process at the same moment and was first.
+        turn, found = await _patiently(join_or_open_row)
     if found is None:
         logger.info("request %s joins turn %s", arrival.request_id, turn.pk)
         live = drivers.subscription(turn)
@@ -89,6 +104,7 @@ async def join_or_open(
                 profile=profile,
                 overrides=chat.overrides,
                 parts=found.parts,
+                whole=found.whole,
             )
         )
     live.subscribers += 1
@@ -103,6 +119,18 @@ async def join_or_open(
     )
 
 
+async def _patiently(open_row: Callable[..., tuple[Turn, Found | None]]) -> tuple[Turn, Found | None]:
+    """Open a turn. One that goes on after an answer whose reader has just gone away waits for that to be put down."""
+    started = time.monotonic()
+    while True:
+        try:
+            return await writer.run(partial(open_row, may_wait=True))
+        except StillOpen as place:
+            if time.monotonic() - started > (CLOSING_SECONDS if place.is_left else LEAVING_SECONDS):
+                return await writer.run(partial(open_row, may_wait=False))
+            await asyncio.sleep(LOOK_SECONDS)
+
+
 def _open_row(
     *,
     lease_owner: str,
@@ -110,18 +138,19 @@ def _open_row(
     asked: Asked,
     chat: ChatRequest,
     profile: Profile,
-    requested: UUID | None,
+    named: Named,
+    may_wait: bool,
 ) -> tuple[Turn, Found]:
     servers.lock()  # from here on no sweep ends the conversation's time
     at = audit.new_arrival()
     found = conversations.find_for(
         caller=arrival.caller,
         profile=profile,
-        requested=requested,
+        named=named,
         transcript=chat.transcript,
-        end_user=asked.end_user,
+        may_wait=may_wait,
     )
-    is_new = found.how != "header"
+    is_new = found.is_new
     if not is_new and profile.when_busy == Profile.WhenBusy.REJECT:
         servers.refuse_if_busy(found.conversation, at)
     server = servers.pick(conversation=found.conversation, profile_id=profile.pk, is_new=is_new, arrival=at)
@@ -131,6 +160,8 @@ def _open_row(
         profile=profile,
         conversation=found.conversation,
         match=found.how,
+        parent=found.parent,
+        request_digest=found.request_digest,
         server=server,
         lease_owner=lease_owner,
         deadline_at=timezone.now() + dt.timedelta(seconds=profile.time_limit_seconds),
@@ -224,7 +255,13 @@ def _claim_expired(owner: str, mine: list[UUID], limit: int, patience_seconds: f
     audit.renew_leases(owner, mine)
     now = Now()
     rows = Turn.objects.open().select_related(
-        "conversation__agent_server", "conversation__told_from", "agent_server", "profile", "api_key"
+        "conversation__agent_server",
+        "conversation__told_from",
+        "conversation__branched_at",
+        "parent",
+        "agent_server",
+        "profile",
+        "api_key",
     )
     # The database's clock with itself: two machines need not agree on the time.
     ended = rows.filter(lease_expires_at__lt=now - dt.timedelta(seconds=patience_seconds))
@@ -304,12 +341,14 @@ def _begin_again(turn: Turn, conversation: Conversation, profile: Profile) -> As
         accepts_remote_images=True,
         honours_overrides=profile.allows_overrides,
     )
+    found = conversations.found_before(turn, conversation, chat.transcript)
     return Assignment(
         turn=turn,
         conversation=conversation,
         profile=profile,
         overrides=chat.overrides,
-        parts=conversations.parts_for(conversation, transcript=chat.transcript, how=turn.match),
+        parts=found.parts,
+        whole=found.whole,
     )
 
 
@@ -318,6 +357,11 @@ async def _find_message(drivers: Drivers, turn: Turn, conversation: Conversation
     assert turn.agent_server is not None
     client = drivers.client(turn.agent_server)
     logged = await client.durable_events(conversation.pk, after_seq=conversation.cursor, timeout_seconds=10)
+    if conversation.is_to_be_forked and conversation.branched_at is not None:
+        # It may have been forked already: what it is a copy of ends with the event at which it branched off.
+        ids = [event.id for event in logged]
+        at = conversation.branched_at.leaf_event_id
+        logged = logged[ids.index(at) + 1 :] if at in ids else []
     mine = [event for event in logged if event.kind == "MessageEvent" and event.event.get("source") == "user"]
     return mine[0].seq if mine else None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from rest_framework.request import Request
 from chatgateway import audit, completions, conversations, health, turns
 from chatgateway.api_view import LARGE_BODY_BYTES, AsyncAPIView, in_thread, json_response
 from chatgateway.audit import Arrival, Asked
+from chatgateway.conversations import Named
 from chatgateway.delivery import Delivery
 from chatgateway.errors import CompletionInProgress, GatewayError, NotFound
 from chatgateway.exception_handler import error_response
@@ -56,6 +58,9 @@ PADDING = b" \n"
 CANCEL_SECONDS = 5.0
 CANCEL_LOOK_SECONDS = 0.05
 MAX_RETRY_COUNT = 1000
+# What chat UIs send for chats that have no id of their own, one value for many: Open WebUI for temporary ones
+# (`local`, `local:` and a browser's session), others for new ones; or a placeholder that nobody filled in.
+NO_CHAT = re.compile(r"(?i)(?:local(?::.*)?|new|null|none|undefined|\{\{.*)\Z")
 
 
 class V1View(AsyncAPIView):
@@ -131,13 +136,14 @@ class ChatCompletionsView(V1View):
     async def post(self, request: Request) -> HttpResponseBase:
         body = await self.read_body()
         chat, profile = await self._understand(body)
-        self.asked = _asked(body, chat)
+        named = _named(request, chat)
+        self.asked = _asked(body, chat, named)
         self.subscription = found = await turns.join_or_open(
             arrival=self.arrival(),
             asked=self.asked,
             chat=chat,
             profile=profile,
-            requested=_requested_conversation(request, chat),
+            named=named,
         )
         self.reply_headers = {
             **({CONVERSATION_HEADER: str(found.live.conversation_id)} if found.live.conversation_id else {}),
@@ -168,7 +174,12 @@ class ChatCompletionsView(V1View):
                 accepts_remote_images=chosen.accepts_remote_images,
                 honours_overrides=chosen.allows_overrides,
             )
-            self.retry_digest = repeat_marks.digest_of(self.endpoint, body, self.request.headers)
+            self.retry_digest = repeat_marks.digest_of(
+                self.endpoint,
+                body,
+                self.request.headers,
+                selecting=(*settings.GATEWAY_CHAT_ID_HEADERS, *settings.GATEWAY_END_USER_HEADERS),
+            )
             return chat
 
         is_large = int(self.request.META.get("CONTENT_LENGTH") or 0) > LARGE_BODY_BYTES
@@ -299,15 +310,31 @@ def _model(profile: Profile) -> dict[str, Any]:
     return model_ids.model_object(slug=profile.slug, created=created, description=profile.description)
 
 
-def _asked(body: Any, chat: ChatRequest) -> Asked:
+def _asked(body: Any, chat: ChatRequest, named: Named) -> Asked:
     return Asked(
         body=body,
         model_id=chat.model,
         is_stream=chat.stream,
-        end_user=chat.end_user or "",
+        end_user=named.end_user,
         ignored=chat.ignored,
         is_stored=chat.store,
     )
+
+
+def _named(request: Request, chat: ChatRequest) -> Named:
+    """Return what the request says of where it belongs. An end user named in the body wins over one in a header."""
+    chat_id = _first_of(settings.GATEWAY_CHAT_ID_HEADERS, request)
+    return Named(
+        conversation_id=_requested_conversation(request, chat),
+        chat_id="" if NO_CHAT.match(chat_id) else chat_id,
+        end_user=chat.end_user or _first_of(settings.GATEWAY_END_USER_HEADERS, request),
+    )
+
+
+def _first_of(names: list[str], request: Request) -> str:
+    """Return the value of the first of these headers that was sent, empty if none was."""
+    values = (request.headers.get(name, "").strip() for name in names)
+    return next((value for value in values if value), "")
 
 
 def _requested_conversation(request: Request, chat: ChatRequest) -> UUID | None:

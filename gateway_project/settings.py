@@ -123,6 +123,13 @@ def _hosts(name: str, default: list[str]) -> list[str]:
     return values
 
 
+def _headers(name: str, default: list[str]) -> list[str]:
+    for header in (values := _list(name, default)):
+        if not re.fullmatch(r"[A-Za-z0-9-]+", header):
+            raise ImproperlyConfigured(f"{name}: {header!r} is no name of a header. Use letters, digits and hyphens.")
+    return values
+
+
 def _paths(name: str) -> list[str]:
     for path in (values := _list(name)):
         if not path.startswith("/"):
@@ -370,6 +377,10 @@ GATEWAY_SERVER_GONE_SECONDS = _number("GATEWAY_SERVER_GONE_SECONDS", 60)
 GATEWAY_CACHE_SECONDS = min(5.0, _number("GATEWAY_CACHE_SECONDS", 5))
 # Directories under which a profile may fix its workspace, as the agent-servers see them.
 GATEWAY_WORKSPACE_ROOTS = _paths("GATEWAY_WORKSPACE_ROOTS")
+# Headers in which clients name their chat and their user. Open WebUI sends its own when told to forward them;
+# LibreChat's are what its configuration calls them.
+GATEWAY_CHAT_ID_HEADERS = _headers("GATEWAY_CHAT_ID_HEADERS", ["X-OpenWebUI-Chat-Id", "X-Conversation-Id"])
+GATEWAY_END_USER_HEADERS = _headers("GATEWAY_END_USER_HEADERS", ["X-OpenWebUI-User-Id"])
 # The Unix socket of the process that alone has litellm loaded.
 GATEWAY_LLM_SOCKET = env.str("GATEWAY_LLM_SOCKET", default=str(DATA_DIR / "run" / "llm.sock"))
 # An unstreamed reply that takes longer begins with white space, so that proxies and clients do not give up on it. Its

@@ -257,7 +257,8 @@ class Profile(models.Model):
         max_length=20,
         choices=Workspace,
         default=Workspace.PER_CONVERSATION,
-        help_text="Where the agent works on its agent-server. Directories keep work apart, not tenants.",
+        help_text="Where the agent works on its agent-server. Directories keep work apart, not tenants. A conversation "
+        "that is forked (an earlier message was edited, or its answer written anew) shares its source's directory.",
     )
     workspace_path = models.CharField(
         max_length=500,
@@ -311,6 +312,14 @@ class Profile(models.Model):
         choices=WhenBusy,
         default=WhenBusy.QUEUE,
         help_text="When a request comes for a conversation whose agent is still at work.",
+    )
+    continues_by_history = models.BooleanField(
+        "continue by history",
+        default=True,
+        help_text="On: a client that sends its whole history again goes on with the agent that wrote it. With tools "
+        "that takes a user's name in the request, or a key that one person uses. A history that leaves an earlier turn "
+        "another way (edit, regenerate) forks the agent: both then work in the same directory. Off: such requests get "
+        "a new agent that is told the history.",
     )
     resume_after_server_restart = models.BooleanField(
         "resume after a restart",
@@ -429,8 +438,8 @@ class ApiKey(models.Model):
     used_by_one_person = models.BooleanField(
         default=False,
         help_text="On: everything sent with this key comes from one person, so a chat history that a client sends "
-        "again may continue the same agent, files included. Off: that needs a user or chat id in the request, "
-        "or one person could reach another's files by repeating the same words.",
+        "again may continue the same agent, files included. Off: with a profile that has tools that needs a user or "
+        "chat id in the request, or one person could reach another's files by repeating the same words.",
     )
     on_disconnect = models.CharField(
         max_length=10,

@@ -24,6 +24,7 @@ from profiles.admin_theme import ReadOnlyAdmin, RelatedFilter, as_uuid, column, 
 
 TURNS_PER_PAGE = 25
 EXCERPT_CHARS = 400
+MAXIMUM_BRANCHES = 50
 
 _STATES = {
     Conversation.State.NEW.value: "info",
@@ -145,6 +146,8 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
             "turns": [_turn(turn) for turn in shown],
             "cost": _sum_told(total["cost"], total["unpriced"]),
             "links": _links(row),
+            "source": _source(row),
+            "branches": _branches(row),
         }
         return TemplateResponse(request, "chatgateway/admin/conversation.html", context)
 
@@ -169,6 +172,34 @@ def _turn(turn: Turn) -> dict[str, Any]:
         "tokens": tokens_told(turn),
         "cost": cost_told(turn),
     }
+
+
+def _source(row: Conversation) -> dict[str, Any] | None:
+    """Return the conversation that this one branched off from, or whose history it was told, and where."""
+    at = row.branched_at
+    source = at.conversation if at is not None else row.told_from
+    if source is None:
+        return None
+    return {
+        "url": reverse("admin:chatgateway_conversation_change", args=[source.pk]),
+        "id": str(source.pk),
+        "turn_url": reverse("admin:chatgateway_turn_change", args=[at.pk]) if at is not None else "",
+        "turn_at": moment(at.opened_at, seconds=True) if at is not None else "",
+        "shares_directory": bool(row.working_dir) and row.working_dir == source.working_dir,
+    }
+
+
+def _branches(row: Conversation) -> list[dict[str, Any]]:
+    found = Conversation.objects.filter(branched_at__conversation=row).select_related("branched_at")
+    return [
+        {
+            "url": reverse("admin:chatgateway_conversation_change", args=[branch.pk]),
+            "id": str(branch.pk),
+            "at": moment(branch.created_at, seconds=True),
+            "shares_directory": bool(branch.working_dir) and branch.working_dir == row.working_dir,
+        }
+        for branch in found.order_by("created_at")[:MAXIMUM_BRANCHES]
+    ]
 
 
 def _links(row: Conversation) -> list[tuple[str, str, str]]:

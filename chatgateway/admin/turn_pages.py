@@ -38,6 +38,7 @@ OUTCOMES = {
 # How a conversation was found, as the response header says it, in a sentence.
 MATCHES = {
     "header": "continued: the caller named the conversation",
+    "header; history=ignored": "continued: the caller named the conversation; the history sent with it is not its own",
     "client-id": "continued: by the client's own chat id",
     "history": "continued: the history that was sent is this conversation's",
     "fork": "forked: the history that was sent leaves this conversation at an earlier turn",
@@ -326,6 +327,7 @@ def _links(turn: Turn) -> Iterable[tuple[str, str, str]]:
     slug = turn.profile_snapshot.get("slug", "")  # none: the request was refused before a profile was found
     for what, name, model, key in (
         ("Conversation", str(turn.conversation_id or ""), "chatgateway_conversation", turn.conversation_id),
+        ("Goes on after", str(turn.parent or ""), "chatgateway_turn", turn.parent_id),
         ("Tenant", turn.tenant_name, "profiles_tenant", turn.tenant_id),
         ("API key", _key_told(turn), "profiles_apikey", turn.api_key_id),
         ("Profile", slug, "profiles_profile", turn.profile_id),

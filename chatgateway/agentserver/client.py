@@ -269,15 +269,15 @@ class AgentServerClient:
         too, but the agent-server then never counts the copy's tokens: the LLM has to be switched on an agent that is
         set up, and the first message is what sets it up.
 
-        Raises ConversationMissing, Rejected (404) for an unknown event, Rejected (409) if `new_id` exists, which is
-        also what a repeat of a fork that succeeded gets.
+        Raises ConversationMissing, Rejected (404) for an unknown event, Rejected (409) if `new_id` exists. A connection
+        that breaks off is tried once more: a fork that had succeeded is then a 409 as well.
         """
         body: Json = {"id": str(new_id), "tags": tags}
         if from_event_id is not None:
             body["from_event_id"] = from_event_id
         path = f"/api/conversations/{conversation_id}/fork"
         try:
-            _, answer = await self._rest.call("POST", path, json=body, timeout_seconds=timeout_seconds)
+            _, answer = await self._rest.call_twice("POST", path, json=body, timeout_seconds=timeout_seconds)
         except Rejected as error:
             raise _missing_conversation_or_event(error) from error
         return _conversation(answer)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
 
@@ -72,7 +72,7 @@ class Transcript:
     The new turn is everything after the last assistant message: usually one user message, sometimes several
     messages of users and tools in a row, which are joined with blank lines. `user_parts` is that turn as one user
     message, never without content; text that is not divided by an image is one part. `earlier` is what came before,
-    blank messages left out.
+    `new` the messages of the new turn, both with blank messages left out.
 
     `messages` are all messages as sent (without NUL characters); those from `new_from` on belong to the new turn,
     system messages among them.
@@ -83,6 +83,7 @@ class Transcript:
     user_parts: tuple[UserPart, ...]
     messages: tuple[dict[str, Any], ...]
     new_from: int
+    new: tuple[EarlierMessage, ...] = ()
 
 
 def transcript_of(
@@ -98,7 +99,17 @@ def transcript_of(
         user_parts=_as_one_message(spoken[first_new:]),
         messages=tuple(messages),
         new_from=spoken[first_new - 1].index + 1 if first_new else 0,
+        new=tuple(message for message in spoken[first_new:] if not message.is_blank),
     )
+
+
+def divided(transcript: Transcript, *, at: int) -> Transcript:
+    """`transcript` with its new turn beginning after the first `at` messages of `earlier` and `new`; one at least
+    must be left for it."""
+    spoken = (*transcript.earlier, *transcript.new)
+    if at == len(transcript.earlier):
+        return transcript
+    return replace(transcript, earlier=spoken[:at], new=spoken[at:], user_parts=_as_one_message(spoken[at:]))
 
 
 def user_text(parts: Iterable[UserPart]) -> str:
@@ -189,6 +200,20 @@ def replay(transcript: Transcript, *, fence: str) -> tuple[UserPart, ...]:
     lines.append(f"</conversation-{fence}>")
     told = TextPart(text="\n".join(lines))
     return joined([told, *images, *transcript.user_parts], divider="\n\n")
+
+
+def after_stop(parts: Iterable[UserPart], *, seen: str, fence: str) -> tuple[UserPart, ...]:
+    """A user's message to an agent whose last answer was stopped: what the user saw of it, then `parts`.
+
+    The agent's own log has no trace of an answer that was stopped. `fence` is a `new_fence` of all these texts.
+    """
+    note = "Your last answer was stopped before the user saw any of it."
+    if seen:
+        note = (
+            "Your last answer was stopped. What the user saw of it stands between the tags with the id "
+            f"{fence}; the new message follows after them.\n<stopped-{fence}>\n{seen}\n</stopped-{fence}>"
+        )
+    return joined([TextPart(text=note), *parts], divider="\n\n")
 
 
 def _attributes(message: EarlierMessage) -> str:

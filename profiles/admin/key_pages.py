@@ -116,7 +116,7 @@ class ApiKeyAdmin(ModelAdmin[ApiKey]):
     _limits = (
         ("What it may do", {"fields": ("can_chat", "can_manage", "is_global")}),
         ("Which profiles", {"fields": ("allows_all_profiles", "allowed_profiles")}),
-        ("Conversations", {"fields": ("only_own_conversations", "on_disconnect")}),
+        ("Conversations", {"fields": ("used_by_one_person", "only_own_conversations", "on_disconnect")}),
     )
     add_fieldsets = ((None, {"fields": ("tenant", "name", "expires_at", "notes")}), *_limits)
     fieldsets = (  # type: ignore[assignment]  # a tuple of more shapes than the stubs foresee

@@ -108,6 +108,7 @@ class ProfileAdmin(ModelAdmin[Profile]):
                     "allows_overrides",
                     "client_tools",
                     ("on_disconnect", "disconnect_grace_seconds"),
+                    "continues_by_history",
                     "when_busy",
                     "resume_after_server_restart",
                     "accepts_images",

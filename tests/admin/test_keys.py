@@ -231,3 +231,10 @@ def test_a_tenant_with_keys_cannot_be_deleted(admin: Client) -> None:
     ]
 
     assert deleted == [403, 302]
+
+
+def test_whether_one_person_uses_a_key_is_on_its_form_with_the_reason(admin: Client) -> None:
+    form = admin.get(reverse("admin:profiles_apikey_add")).content.decode()
+
+    assert 'name="used_by_one_person"' in form
+    assert "one person could reach another" in form

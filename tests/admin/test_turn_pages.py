@@ -278,3 +278,28 @@ def test_whoever_may_only_read_stops_nothing(admin: Client) -> None:
     assert "Stop the agent" not in browser.get(page(turn)).content.decode()
     turn.refresh_from_db()
     assert turn.cancel_requested_at is None
+
+
+# --- branches -------------------------------------------------------------------------------------------------------
+
+
+def test_a_conversation_shows_where_it_branched_off_and_its_branches(admin: Client) -> None:
+    history(1)
+    source, at = Conversation.objects.get(), Turn.objects.get()
+    Conversation.objects.update(working_dir="/srv/one")
+    branch = Conversation.objects.create(branched_at=at, root=source, working_dir="/srv/one")
+    turn_with(conversation=branch, match="fork", parent=at)
+
+    of_branch, of_source = (
+        admin.get(reverse("admin:chatgateway_conversation_change", args=[row.pk])).content.decode()
+        for row in (branch, source)
+    )
+
+    assert "Forked from" in of_branch
+    assert reverse("admin:chatgateway_conversation_change", args=[source.pk]) in of_branch
+    assert reverse("admin:chatgateway_turn_change", args=[at.pk]) in of_branch
+    assert "forked: the history" in of_branch
+    assert reverse("admin:chatgateway_conversation_change", args=[branch.pk]) in of_source
+    assert "same directory" in of_branch
+    assert "same directory" in of_source
+    assert "Forked from" not in of_source

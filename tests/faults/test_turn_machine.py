@@ -21,6 +21,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from chatgateway import audit, conversations, repeats, servers
 from chatgateway.audit import Arrival, Asked, Ending
+from chatgateway.conversations import Named
 from chatgateway.errors import AgentRunFailed
 from chatgateway.models import AgentServer, Conversation, Message, Turn
 from chatgateway.openai_api.messages import parse_messages
@@ -88,7 +89,7 @@ class TurnMachine(RuleBasedStateMachine):
         with transaction.atomic():
             transcript = parse_messages(BODY["messages"], accepts_images=False, accepts_remote_images=False)
             found = conversations.find_for(
-                caller=self.caller, profile=self.profile, requested=None, transcript=transcript, end_user=""
+                caller=self.caller, profile=self.profile, named=Named(), transcript=transcript
             )
             return self._open(found.conversation, is_new=True)
 

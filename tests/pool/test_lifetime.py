@@ -545,3 +545,36 @@ def test_an_idempotency_key_names_its_turn_for_a_day(ask: Ask, hosts: list[Host]
 
     assert told == ["1 keys released", "0 keys released"]
     assert set(Turn.objects.values_list("idempotency_key", flat=True)) == {"", "young", "open"}
+
+
+# --- forks ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_directory_stays_as_long_as_a_fork_works_in_it(ask: Ask, hosts: list[Host], gateway: LiveGateway) -> None:
+    first = ask("One")
+    home = host_of(first.conversation, hosts)
+    directory = directory_of(first.conversation, home)
+    said = [{"role": "user", "content": "One"}, {"role": "assistant", "content": first.answer}]
+    with httpx.Client(headers={"Authorization": f"Bearer {gateway.key}"}, timeout=30) as session:
+        edited = [
+            session.post(
+                f"{gateway.url}/v1/chat/completions",
+                json={"model": "openhands_chat", "messages": [*said, {"role": "user", "content": text}]},
+            )
+            for text in ("Two", "Two, but otherwise")
+        ]
+    fork = Conversation.objects.get(pk=edited[1].headers["X-OpenHands-ServerConversation-ID"])
+
+    time_passes(first.conversation)
+    tasks.expire_conversations()
+    make_due()
+    lifetime.remove_leftovers()
+    while_forked = directory.exists()
+    time_passes(fork)
+    tasks.expire_conversations()
+    make_due()
+    lifetime.remove_leftovers()
+
+    assert edited[1].headers["X-Gateway-Conversation-Match"] == "fork"
+    assert (while_forked, directory.exists()) == (True, False)
+    assert {first.conversation.pk, fork.pk}.isdisjoint(home.fake.conversations)

@@ -29,12 +29,12 @@ def test_options_reach_the_key():
     factories.tenant(name="ACME")
     profile = factories.profile(slug="fast")
     text, _ = mint(
-        *("--tenant", "ACME", "--name", "ci", "--global", "--no-chat", "--own-conversations"),
+        *("--tenant", "ACME", "--name", "ci", "--global", "--no-chat", "--one-person", "--own-conversations"),
         *("--profile", "fast", "--expires-days", "2"),
     )
     caller = access.caller_for(text, now=timezone.now())
     assert (caller.can_chat, caller.can_manage, caller.is_global) == (False, True, True)
-    assert caller.only_own_conversations
+    assert (caller.used_by_one_person, caller.only_own_conversations) == (True, True)
     assert caller.allowed_profile_ids == frozenset({profile.pk})
     expires_at = ApiKey.objects.get().expires_at
     assert expires_at is not None

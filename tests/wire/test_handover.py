@@ -15,10 +15,12 @@ from django.utils import timezone
 from chatgateway import tasks, turns
 from chatgateway.models import AgentServer, Attempt, Turn
 from profiles.models import OnDisconnect
-from tests.fakes.agent_script import Answer, Gate, Step
+from tests.fakes.agent_conversation import FakeConversation
+from tests.fakes.agent_script import Answer, Gate, Move, Step
 from tests.fakes.agent_server import FakeAgentServer
 from tests.gateway_process import LiveGateway
 from tests.waiting import eventually
+from tests.wire.chatting import ChatClient, agent_of, heard, user
 from tests.wire.conftest import question
 from tests.wire.test_chat import CHAT, set_profile
 from tests.wire.test_repeats import KEY, held_answer, runs, text_of
@@ -126,6 +128,56 @@ def test_a_turn_that_was_to_be_stopped_is_stopped_by_the_successor(
 
     assert (turn.outcome, turn.cancel_reason) == ("cancelled", "admin")
     assert agent_server.only_conversation.interrupts > 0
+
+
+# --- forks ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_fork_that_still_waited_for_a_place_is_made_by_the_successor(
+    http: httpx.Client, served: LiveGateway, successor: LiveGateway, agent_server: FakeAgentServer, pool: Any
+) -> None:
+    set_profile(on_disconnect=OnDisconnect.DETACH)
+    AgentServer.objects.update(capacity=1)
+    chat = ChatClient(http=http)
+    chat.say("a")
+    gate = held_answer(agent_server)
+    pool.submit(chat.send, [*chat.messages, user("b")])
+    gate.wait_until_reached()
+    pool.submit(chat.send, [*chat.messages, user("c")])
+    queued = eventually(lambda: Turn.objects.filter(match="fork").first())
+
+    served.stop()
+    eventually(lambda: Turn.objects.filter(lease_generation=2).count() == 2, timeout_seconds=20)
+    gate.open()
+
+    eventually(lambda: not Turn.objects.open().exists(), timeout_seconds=20)
+    queued.refresh_from_db()
+    assert (queued.outcome, queued.match) == ("answered", "fork")
+    assert [text for role, text in heard(str(queued.conversation_id), agent_server) if role == "user"] == ["a", "c"]
+
+
+def test_a_fork_whose_message_stands_unanswered_is_answered(
+    http: httpx.Client, served: LiveGateway, successor: LiveGateway, agent_server: FakeAgentServer, pool: Any
+) -> None:
+    """The process died between the message and the run: a fork gets its LLM in between."""
+    set_profile(on_disconnect=OnDisconnect.DETACH)
+    chat = ChatClient(http=http)
+    chat.say("a")
+    chat.say("b")
+
+    def hang(_: FakeConversation, text: str) -> list[Move]:
+        agent_server.hang()
+        return [Answer(f"You said {text}.")]
+
+    agent_server.on_message = hang
+    pool.submit(chat.send, [*chat.messages[:2], user("c")])
+    eventually(lambda: any(one.forked_from and one.posted for one in agent_server.conversations.values()))
+    served.stop()
+    agent_server.recover()
+
+    turn = eventually(lambda: Turn.objects.filter(match="fork").exclude(outcome="open").first(), timeout_seconds=30)
+    assert (turn.outcome, turn.answer, turn.input_tokens) == ("answered", "You said c.", 100)
+    assert len(agent_of(str(turn.conversation_id), agent_server).posted) == 1
 
 
 # --- no gateway process is left ---------------------------------------------------------------------------------------

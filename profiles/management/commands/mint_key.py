@@ -23,6 +23,7 @@ class Command(BaseCommand):
         parser.add_argument("--global", action="store_true", dest="is_global", help="may manage every tenant's")
         parser.add_argument("--no-chat", action="store_true", help="may not call agents")
         parser.add_argument("--profile", action="append", metavar="SLUG", help="may use this one only; can be repeated")
+        parser.add_argument("--one-person", action="store_true", help="everything sent with it comes from one person")
         parser.add_argument("--own-conversations", action="store_true", help="sees only what it started")
         parser.add_argument("--expires-days", type=float, metavar="DAYS", help="ends after so many days")
 
@@ -39,6 +40,7 @@ class Command(BaseCommand):
                 is_global=options["is_global"],
                 profiles=None if options["profile"] is None else [_profile(slug) for slug in options["profile"]],
                 only_own_conversations=options["own_conversations"],
+                used_by_one_person=options["one_person"],
                 expires_at=None if days is None else timezone.now() + dt.timedelta(days=days),
             )
         except InvalidKey as error:

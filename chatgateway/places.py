@@ -1,0 +1,174 @@
+"""Where in the recorded conversations does a history end that a client has sent again?
+
+Reads only. Two queries at most, both by an index over digests. Runs inside the transaction that opens a turn, under the
+lock that all of them take, so that what is the latest turn of its conversation stays it until the commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.db import connection
+from django.db.models.functions import Now
+
+from chatgateway.models import Attempt, Turn
+from chatgateway.openai_api import histories
+from chatgateway.openai_api.histories import SentHistory, Stop
+
+# Of turns with equal histories the newest ones are looked at; more of them are a test or a greeting.
+CANDIDATES = 20
+
+
+class StillOpen(Exception):
+    """The turn that the history may end with has not closed yet. Look again in a moment.
+
+    `is_left`: nobody waits for it any more, so it is about to close. Otherwise its caller may have gone only just now.
+    """
+
+    def __init__(self, *, is_left: bool) -> None:
+        super().__init__(is_left)
+        self.is_left = is_left
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Within:
+    """Which turns count: those of a tenant, or of conversations that one key started; of one family of conversations
+    (`root_id`), or of any."""
+
+    tenant_id: int
+    api_key_id: int | None = None
+    root_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """The turn that a history ends with, and how many of the sent messages are up to there.
+
+    `is_latest`: its conversation has not gone on since.
+    """
+
+    turn: Turn
+    is_latest: bool
+    upto: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    turn_id: UUID
+    is_open: bool
+    request_digest: str
+    answer: str
+    is_latest: bool
+
+
+def find(sent: SentHistory, *, within: Within, may_wait: bool) -> Place | None:
+    """Return the place of a sent history, None if it is nobody's.
+
+    Where several are equal, one whose conversation has not gone on is taken before others, then the newest. Raises
+    StillOpen, unless `may_wait` is False, if what is looked for may be there in a moment.
+    """
+    if sent.is_alone:
+        return None
+    stops = sent.unanswered
+    is_next_to_another = bool(stops) and stops[0].upto > sent.first_new
+    # Two messages side by side: the longer history is the likelier one.
+    if is_next_to_another and (place := _unanswered(stops, within, may_wait=may_wait)) is not None:
+        return place
+    if sent.answered and (place := _answered(sent, within)) is not None:
+        return place
+    return None if is_next_to_another or not stops else _unanswered(stops, within, may_wait=may_wait)
+
+
+def of_turn(turn: Turn, sent: SentHistory) -> Place | None:
+    """Return where in a sent history a turn stands that was found by it before."""
+    if turn.end_digest and turn.end_digest == sent.answered:
+        return Place(turn=turn, is_latest=True, upto=sent.first_new)
+    stop = next((stop for stop in sent.unanswered if stop.digest == turn.request_digest), None)
+    return None if stop is None else Place(turn=turn, is_latest=True, upto=stop.upto)
+
+
+def latest_turn(conversation_id: UUID) -> Turn | None:
+    """Return the turn that the next one of a conversation goes on after. A turn that came to nothing is passed over."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT id FROM chatgateway_turn WHERE conversation_id = %s AND outcome NOT IN ('refused', 'failed') "
+            "ORDER BY arrival DESC LIMIT 1",
+            [_uuid(conversation_id)],
+        )
+        found = cursor.fetchone()
+    return None if found is None else Turn.objects.filter(pk=found[0]).only("pk", "end_digest").first()
+
+
+def _answered(sent: SentHistory, within: Within) -> Place | None:
+    candidates = list(_candidates("t.end_digest = %s", [sent.answered], within))
+    best = next((one for one in candidates if one.is_latest), candidates[0] if candidates else None)
+    return None if best is None else _place(best, sent.first_new)
+
+
+def _unanswered(stops: tuple[Stop, ...], within: Within, *, may_wait: bool) -> Place | None:
+    marks = ", ".join(["%s"] * len(stops))
+    condition = f"t.request_digest IN ({marks}) AND t.outcome NOT IN ('answered', 'refused')"
+    found = list(_candidates(condition, [stop.digest for stop in stops], within))
+    for stop in stops:
+        matching = [one for one in found if one.request_digest == stop.digest and not one.is_open and _fits(one, stop)]
+        best = next((one for one in matching if one.is_latest), matching[0] if matching else None)
+        if best is not None:
+            return _place(best, stop.upto)
+    still_open = [one.turn_id for one in found if one.is_open]
+    if may_wait and still_open:
+        raise StillOpen(is_left=not all(_is_waited_for(turn_id) for turn_id in still_open))
+    return None
+
+
+def _fits(candidate: _Candidate, stop: Stop) -> bool:
+    """Whether what the client has may be what had arrived when the answer was cut."""
+    return histories.cut_text(candidate.answer).startswith(stop.text)
+
+
+def _candidates(condition: str, parameters: list[Any], within: Within) -> Iterator[_Candidate]:
+    """The newest turns for which `condition` holds. Plain SQL: most requests of chat clients run it."""
+    conditions = [condition, "t.tenant_id = %s", "c.state <> 'deleted'"]
+    parameters = [*parameters, within.tenant_id]
+    if within.api_key_id is not None:
+        conditions.append("c.api_key_id = %s")
+        parameters.append(within.api_key_id)
+    if within.root_id is not None:
+        conditions.append("(c.id = %s OR c.root_id = %s)")
+        parameters += [_uuid(within.root_id)] * 2
+    with connection.cursor() as cursor:
+        cursor.execute(
+            # Every value is a parameter; the conditions are those above.
+            "SELECT t.id, t.outcome, t.request_digest, CASE WHEN t.outcome = 'answered' THEN '' ELSE t.answer END, "  # noqa: S608
+            "NOT EXISTS (SELECT 1 FROM chatgateway_turn later WHERE later.conversation_id = t.conversation_id "
+            "AND later.arrival > t.arrival AND later.outcome NOT IN ('refused', 'failed')) "
+            "FROM chatgateway_turn t JOIN chatgateway_conversation c ON c.id = t.conversation_id "
+            f"WHERE {' AND '.join(conditions)} ORDER BY t.arrival DESC LIMIT {CANDIDATES}",
+            parameters,
+        )
+        rows = cursor.fetchall()
+    for turn_id, outcome, request_digest, answer, is_latest in rows:
+        yield _Candidate(
+            turn_id=UUID(str(turn_id)),
+            is_open=outcome == Turn.Outcome.OPEN,
+            request_digest=request_digest,
+            answer=answer,
+            is_latest=bool(is_latest),
+        )
+
+
+def _place(candidate: _Candidate, upto: int) -> Place:
+    turn = Turn.objects.select_related("conversation").defer("parameters", "profile_snapshot", "reasoning", "answer")
+    return Place(turn=turn.get(pk=candidate.turn_id), is_latest=candidate.is_latest, upto=upto)
+
+
+def _is_waited_for(turn_id: UUID) -> bool:
+    """Whether a caller is still there for the turn. One that is being cancelled has lost its caller."""
+    waiting = Attempt.objects.filter(turn_id=turn_id, detached_at__isnull=True, lease_expires_at__gt=Now())
+    return waiting.filter(turn__cancel_requested_at__isnull=True).exists()
+
+
+def _uuid(value: UUID) -> Any:
+    return Turn._meta.get_field("id").get_db_prep_value(value, connection)

@@ -1,0 +1,153 @@
+"""Looking a history up: what it costs, and by what it is found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from chatgateway import places
+from chatgateway.models import Conversation, Turn
+from chatgateway.openai_api import histories
+from chatgateway.openai_api.histories import SentHistory
+from chatgateway.openai_api.messages import parse_messages
+from chatgateway.places import Within
+from tests import factories
+
+pytestmark = pytest.mark.django_db
+
+
+def sent(*messages: tuple[str, str]) -> SentHistory:
+    transcript = parse_messages(
+        [{"role": role, "content": content} for role, content in messages],
+        accepts_images=False,
+        accepts_remote_images=False,
+    )
+    scope = histories.scope(tenant_id=1, profile_id=1, system_text="", end_user="")
+    return histories.sent_history(transcript, scope=scope)
+
+
+def turn(asked: SentHistory, *, outcome: str = "answered", answer: str = "Yes.", **fields: Any) -> Turn:
+    tenant = fields.pop("tenant", None) or factories.tenant()
+    conversation = fields.pop("conversation", None) or Conversation.objects.create(tenant=tenant)
+    is_open = outcome == "open"
+    return Turn.objects.create(
+        tenant=tenant,
+        conversation=conversation,
+        outcome=outcome,
+        answer=answer,
+        request_digest=asked.request_digest,
+        end_digest=histories.end_digest(asked.request_digest, answer) if outcome == "answered" else "",
+        closed_at=None if is_open else conversation.created_at,
+        arrival=fields.pop("arrival", Turn.objects.count() + 1),
+        **fields,
+    )
+
+
+def found(history: SentHistory, of: Turn, **within: Any) -> places.Place | None:
+    assert of.tenant_id is not None
+    return places.find(history, within=Within(tenant_id=of.tenant_id, **within), may_wait=False)
+
+
+HI = ("user", "Hi")
+
+
+@pytest.mark.parametrize(
+    ("messages", "queries"),
+    [
+        ([HI], 0),
+        ([HI, ("assistant", "Yes."), ("user", "More.")], 1),
+        ([HI, ("assistant", "No."), ("user", "More.")], 2),
+        ([HI, ("user", "More.")], 1),
+        ([HI, ("assistant", "No."), ("user", "More."), ("user", "And more.")], 2),
+    ],
+)
+def test_a_history_costs_two_queries_at_most_and_one_for_what_is_found(
+    messages: list[tuple[str, str]], queries: int
+) -> None:
+    row = turn(sent(HI))
+
+    with CaptureQueriesContext(connection) as captured:
+        place = found(sent(*messages), row)
+
+    assert len(captured) == queries + (place is not None)
+
+
+def test_both_digests_are_found_by_an_index() -> None:
+    asked = sent(HI)
+    row = turn(asked)
+    with CaptureQueriesContext(connection) as captured:
+        found(sent(HI, ("assistant", "No."), ("user", "More.")), row)
+    plans = []
+    with connection.cursor() as cursor:
+        cursor.execute("SET enable_seqscan = off" if connection.vendor == "postgresql" else "SELECT 1")
+        for query in captured.captured_queries:
+            cursor.execute(("EXPLAIN " if connection.vendor == "postgresql" else "EXPLAIN QUERY PLAN ") + query["sql"])
+            plans.append(str(cursor.fetchall()))
+
+    assert "turn_ended_with" in plans[0]
+    assert "turn_began_with" in plans[1]
+
+
+def test_of_equal_histories_one_that_has_not_gone_on_is_taken_then_the_newest() -> None:
+    asked = sent(HI)
+    tenant = factories.tenant()
+    rows = [turn(asked, tenant=tenant) for _ in range(3)]
+    turn(sent(HI, ("assistant", "Yes."), ("user", "On.")), tenant=tenant, conversation=rows[2].conversation)
+    history = sent(HI, ("assistant", "Yes."), ("user", "More."))
+
+    first = found(history, rows[0])
+    turn(sent(HI, ("assistant", "Yes."), ("user", "On.")), tenant=tenant, conversation=rows[1].conversation)
+    turn(sent(HI, ("assistant", "Yes."), ("user", "On.")), tenant=tenant, conversation=rows[0].conversation)
+    second = found(history, rows[0])
+
+    assert first is not None
+    assert second is not None
+    assert (first.turn, first.is_latest) == (rows[1], True)
+    assert (second.turn, second.is_latest) == (rows[2], False)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "is_latest"), [("failed", True), ("refused", True), ("cancelled", False), ("open", False)]
+)
+def test_a_turn_that_came_to_nothing_does_not_take_the_place(outcome: str, is_latest: bool) -> None:
+    row = turn(sent(HI))
+    turn(
+        sent(HI, ("assistant", "Yes."), ("user", "On.")),
+        tenant=row.tenant,
+        conversation=row.conversation,
+        outcome=outcome,
+        parent=row,
+    )
+
+    place = found(sent(HI, ("assistant", "Yes."), ("user", "More.")), row)
+
+    assert place is not None
+    assert place.is_latest is is_latest
+
+
+@pytest.mark.parametrize("outcome", ["cancelled", "failed", "timed_out", "abandoned"])
+def test_turns_without_an_answer_are_found_by_the_beginning_of_it(outcome: str) -> None:
+    row = turn(sent(HI), outcome=outcome, answer="<think>Hm.</think>Yes, bec")
+
+    resent = ("Yes, b", "", "<think>Hm", "<think>Hm.</think>Yes", "Yes, because", "No")
+    places_found = [found(sent(HI, ("assistant", text), ("user", "More.")), row) is not None for text in resent]
+
+    assert places_found == [True, True, True, True, False, False]
+
+
+def test_other_tenants_keys_families_and_deleted_conversations_are_not_looked_at() -> None:
+    row = turn(sent(HI))
+    assert row.conversation is not None
+    history = sent(HI, ("assistant", "Yes."), ("user", "More."))
+    other = turn(sent(HI))
+
+    assert found(history, row) is not None
+    assert found(history, row, root_id=row.conversation.pk) is not None
+    assert found(history, row, root_id=other.conversation_id) is None
+    assert found(history, row, api_key_id=factories.api_key().row.pk) is None
+    Conversation.objects.filter(pk=row.conversation.pk).update(state="deleted")
+    assert found(history, row) is None
+    assert found(history, other) is not None
