@@ -10,36 +10,32 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import cast
 
 from django.conf import settings
 from django.db.utils import Error as DatabaseError
 from django.utils import timezone
 
-from chatgateway import agents, audit, conversations, endings, servers, telling
-from chatgateway.agent_session import AgentSession, SessionFactory, message_parts
+from chatgateway import audit, conversations, endings, servers
+from chatgateway.agent_session import AgentSession, SessionFactory
 from chatgateway.agentserver.exceptions import (
     AgentServerError,
     CapacityReached,
     ConversationMissing,
     FeedLost,
-    Rejected,
     TooOld,
     Unauthorized,
     Unreachable,
 )
-from chatgateway.agentserver.schemas import AgentSpec, DurableEvent
+from chatgateway.agentserver.schemas import DurableEvent
 from chatgateway.answer import Showing, ShowingRules
 from chatgateway.endings import Run
 from chatgateway.errors import DatabaseUnavailable, GatewayError, InternalError, TooManyRequests
 from chatgateway.live import LiveTurn
 from chatgateway.models import AgentServer, Conversation, Turn
-from chatgateway.openai_api.chat_request import LlmOverrides
-from chatgateway.openai_api.transcript import UserPart
+from chatgateway.preparation import Assignment, Preparation
 from chatgateway.turn_events import AnswerShown, MessageAccepted, RunEvent, ShownEvent, TurnFailed
 from chatgateway.writer import writer
-from profiles.models import Profile
 
 logger = logging.getLogger(__name__)
 
@@ -50,27 +46,8 @@ INTERRUPT_EVERY_SECONDS = 1.0
 # Raw events reach the record at least this often, and in batches of at most this many.
 FLUSH_SECONDS = 1.0
 FLUSH_EVENTS = 50
-# A turn that was opened longer ago makes sure that it still has its lease before it sends its message.
-FENCE_AFTER_SECONDS = 5.0
 # Closing a row is worth trying again: a database that restarts is back within seconds.
 CLOSE_ATTEMPTS = (0.2, 1.0, 5.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
-    """All a driver needs to know of a turn, so that it need not read it back from the database.
-
-    `parts` is the message for an agent that goes on; `whole` for one that has to be made anew, None if the record is to
-    say it. `attached` says that the run was started by another process: it is followed, and nothing is sent.
-    """
-
-    turn: Turn
-    conversation: Conversation
-    profile: Profile
-    overrides: LlmOverrides
-    parts: tuple[UserPart, ...]
-    whole: tuple[UserPart, ...] | None = None
-    attached: bool = False
 
 
 class Driver:
@@ -93,18 +70,14 @@ class Driver:
         self.conversation = assignment.conversation
         self.profile = assignment.profile
         self.live = live
-        self._overrides = assignment.overrides
-        self._parts = self._message = assignment.parts
-        self._whole = assignment.whole
+        self._preparation = Preparation(assignment)
         self._attached = assignment.attached
         self._sessions = sessions
         self._wait_for_slot = wait_for_slot
         self._follow_on = follow
         self._session: AgentSession | None = None
-        self._made_here = False  # the conversation, on the server at hand, for this turn
         self._unwritten: list[DurableEvent] = []
         self._flush_timer: asyncio.TimerHandle | None = None
-        self._opened = time.monotonic()
         self.run = Run(
             showing=Showing(
                 ShowingRules(
@@ -239,7 +212,7 @@ class Driver:
         """Give the slot back before another server is tried; nothing was started on this one."""
         turn, server = self.turn, self.turn.agent_server
         assert server is not None
-        conversation, is_unused = self.conversation, self._made_here
+        conversation, is_unused = self.conversation, self._preparation.made_here
         logger.warning("agent-server %s could not take a turn: %s", server.name, error)
 
         def give_back() -> None:
@@ -251,7 +224,7 @@ class Driver:
                 servers.note_health(server, is_up=False, message=str(error))
 
         await writer.run(give_back)
-        self._made_here = False
+        self._preparation.made_here = False
 
     async def _run_on(self, session: AgentSession) -> None:
         if self._attached:
@@ -261,113 +234,17 @@ class Driver:
                 after_seq=min(self.conversation.cursor, self.turn.user_event_seq - 1),
                 message_seq=self.turn.user_event_seq,
             )
-            if self.conversation.is_fresh_fork:
-                await session.begin_unless_begun(self._spec().llm)
-                self._note_llm()
+            await self._preparation.complete(session)
         else:
-            await self._prepare(session)
+            await self._preparation.prepare(session)
             try:
                 await self._send(session)
             except ConversationMissing:  # a feed that was kept open does not tell; nothing was sent
-                await self._rebuild(session)
+                await self._preparation.rebuild(session)
                 await self._send(session)
+            if self._preparation.is_rebuilt:
+                self.run.baseline = {}  # its tokens are counted from 0 again
         await self._follow(session)
-
-    async def _prepare(self, session: AgentSession) -> None:
-        if self.conversation.state != Conversation.State.LIVE:
-            if not (self.conversation.is_to_be_forked and await self._fork(session)):
-                await self._start(session)
-            return
-        if self.conversation.agent_server_id != self.turn.agent_server_id:
-            await self._rebuild(session)  # its own agent-server is gone
-            return
-        spec = self._spec()
-        digest = agents.llm_digest(spec.llm)
-        try:
-            await session.connect(after_seq=self.conversation.cursor)
-            await session.settle()
-            if self.conversation.is_fresh_fork:
-                return  # its LLM comes with the message
-            if self.conversation.llm_digest != digest:
-                await session.client.switch_llm(self.conversation.pk, spec.llm, timeout_seconds=session.call_seconds)
-            if self.conversation.needs_navigation and self.conversation.good_leaf_event_id:
-                await session.client.navigate(
-                    self.conversation.pk, self.conversation.good_leaf_event_id, timeout_seconds=session.call_seconds
-                )
-        except ConversationMissing:
-            await self._rebuild(session)
-            return
-        if self.conversation.llm_digest != digest:
-            await self._note(llm_digest=digest)
-        elif time.monotonic() - self._opened > FENCE_AFTER_SECONDS:
-            await self._note()
-
-    async def _fork(self, session: AgentSession) -> bool:
-        """Have the agent forked where its conversation branched off. False if that cannot be done any more: then it
-        starts anew, and is told what was said."""
-        conversation, turn, server = self.conversation, self.turn, self.turn.agent_server
-        at = conversation.branched_at
-        assert server is not None
-        assert at is not None
-        assert at.conversation_id is not None
-        try:
-            await session.fork(at.conversation_id, from_event_id=at.leaf_event_id, tags=self._spec().tags)
-        except (ConversationMissing, Rejected) as error:
-            logger.warning("conversation %s cannot be forked: %s", at.conversation_id, error)
-
-            def give_up() -> None:
-                conversations.not_forked(conversation)
-                audit.advance(turn, match="replay", parent=None)
-
-            await writer.run(give_up)
-            return False
-        self._made_here = True
-        await session.connect(after_seq=-1)  # what it is a copy of is no news: the cursor is at its end
-        await self._note(
-            state=Conversation.State.LIVE, agent_server=server, server_url=server.url, cursor=session.cursor
-        )
-        return True
-
-    async def _start(self, session: AgentSession, *, keeps_directory: bool = False) -> None:
-        """Create the conversation. `keeps_directory`: the agent finds its directory as it left it."""
-        conversation, parts, whole, server = self.conversation, self._parts, self._whole, self.turn.agent_server
-        assert server is not None
-
-        def tell() -> tuple[tuple[UserPart, ...], bool]:
-            message = telling.told_again(conversation, parts) if whole is None else whole
-            return message, conversations.has_directory_on(conversation, server)
-
-        has_directory = keeps_directory
-        self._message = parts if whole is None else whole
-        if conversation.must_be_told:
-            self._message, was_left = await writer.run(tell)
-            has_directory = has_directory or was_left
-        spec = self._spec()
-        self._made_here = True
-        await session.start(spec, template="" if has_directory else self.profile.workspace_template)
-        begun = self._note(
-            state=Conversation.State.LIVE,
-            agent_server=server,
-            server_url=server.url,
-            working_dir=spec.working_dir,
-            llm_digest=agents.llm_digest(spec.llm),
-        )
-        await asyncio.gather(begun, session.connect(after_seq=-1))
-
-    async def _rebuild(self, session: AgentSession) -> None:
-        """The conversation is lost, or its agent-server is: start it anew under its id, told from the audited turns."""
-        conversation, turn, server = self.conversation, self.turn, self.turn.agent_server
-        assert server is not None
-        was_here = conversation.agent_server_id == server.pk
-
-        def restart() -> None:
-            conversations.restart(conversation, on=server)
-            audit.advance(turn, incarnation=conversation.incarnation)
-
-        await writer.run(restart)
-        session.incarnation = conversation.incarnation
-        self.run.baseline = {}
-        await self._start(session, keeps_directory=was_here)
 
     def _note_up(self) -> None:
         """A server that answers is not down, whether or not a worker is there to find out."""
@@ -376,41 +253,13 @@ class Driver:
             server.health = AgentServer.Health.UP
             writer.post(lambda: servers.note_health(server, is_up=True))
 
-    def _spec(self) -> AgentSpec:
-        server = self.turn.agent_server
-        assert server is not None
-        return agents.agent_for(
-            profile=self.profile, conversation=self.conversation, server=server, overrides=self._overrides
-        )
-
-    async def _note(self, **changes: object) -> None:
-        """Write that the turn is about to run, and what changed of its conversation."""
-        turn, conversation = self.turn, self.conversation
-
-        def note() -> None:
-            audit.advance(turn, phase=Turn.Phase.RUNNING)
-            if changes:
-                conversations.update(conversation, **changes)
-
-        await writer.run(note)
-
     async def _send(self, session: AgentSession) -> None:
         self.run.began = True  # from here on the agent may act: no other server, no repeat
-        parts = message_parts(self._message)
         try:
-            if self.conversation.is_fresh_fork:
-                await session.send_first(parts, llm=self._spec().llm)
-                self._note_llm()
-            else:
-                await session.send(parts)
+            await self._preparation.send(session)
         except Unreachable:
             self.run.began = False  # no connection was made: the agent certainly was not set to work
             raise
-
-    def _note_llm(self) -> None:
-        """A fork has its LLM now, and is like any other conversation from here on."""
-        conversation, digest = self.conversation, agents.llm_digest(self._spec().llm)
-        writer.post(lambda: conversations.update(conversation, llm_digest=digest))
 
     async def _follow(self, session: AgentSession) -> None:
         retries = 0

@@ -22,12 +22,13 @@ from django.db.utils import Error as DatabaseError
 from chatgateway import audit, servers
 from chatgateway.agent_session import AgentSession
 from chatgateway.agentserver.client import AgentServerClient, new_http_session
-from chatgateway.driver import Assignment, Driver
+from chatgateway.driver import Driver
 from chatgateway.errors import AgentServerUnavailable
 from chatgateway.follower import Follower, replay
 from chatgateway.kept_feeds import KeptFeeds
 from chatgateway.live import LiveTurn
 from chatgateway.models import AgentServer, Conversation, Turn
+from chatgateway.preparation import Assignment
 from chatgateway.turn_events import TurnFailed
 from chatgateway.writer import writer
 

@@ -20,7 +20,6 @@ from chatgateway.agentserver.exceptions import AgentServerError, ConversationMis
 from chatgateway.answer import Showing, ShowingRules
 from chatgateway.audit import Arrival, Asked
 from chatgateway.conversations import Found, Named
-from chatgateway.driver import Assignment
 from chatgateway.drivers import Drivers, current
 from chatgateway.errors import AgentRunFailed, AgentServerUnavailable, GatewayError
 from chatgateway.live import LiveTurn
@@ -28,6 +27,7 @@ from chatgateway.models import Conversation, Turn
 from chatgateway.openai_api import chat_request
 from chatgateway.openai_api.chat_request import ChatRequest, LlmOverrides
 from chatgateway.places import StillOpen
+from chatgateway.preparation import Assignment
 from chatgateway.writer import writer
 from profiles.models import OnDisconnect, Profile
 
