@@ -136,7 +136,7 @@ def open_streams(count: int) -> Case:
             "tokens": 20,
             "delay_ms": 1000,
             "users": count,
-            "warm_up": 0,
+            "warm_up": 3,
             "ramp_seconds": max(1.0, count / 125),
             "holds": True,
         },

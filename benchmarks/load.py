@@ -110,6 +110,8 @@ class Load:
                 async with asyncio.timeout(REQUEST_SECONDS):
                     await caller.turn(Wish(self.job.tokens, 0), stream=self.job.stream)
 
+        if self.job.holds:
+            callers = callers[:8]  # enough for what a target loads on first use, which is no stream's memory
         # A few at a time: a target that has not met load yet should not fall over before it is measured.
         for start in range(0, len(callers), 8):
             await asyncio.gather(*(warm(caller) for caller in callers[start : start + 8]))

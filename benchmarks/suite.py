@@ -149,10 +149,10 @@ def _with_stub(plan: Plan, run: Run, directory: Path) -> None:
         ]
         with contextlib.suppress(_NoLiteLLM):
             measured.append(stack.enter_context(_litellm(plan, run, home, llm_url)))
-        if plan.goals & (STUB_GOALS - {8}):
-            run.measurements.repeat(cases.STUB_CASES, measured, times=plan.repetitions)
         if 8 in plan.goals:
             _open_streams(plan, run, measured)
+        if plan.goals & (STUB_GOALS - {8}):
+            run.measurements.repeat(cases.STUB_CASES, measured, times=plan.repetitions)
 
 
 class _NoLiteLLM(Exception):
@@ -171,7 +171,7 @@ def _litellm(plan: Plan, run: Run, home: Path, llm_url: str) -> Iterator[Target]
 
 
 def _open_streams(plan: Plan, run: Run, measured: list[Target]) -> None:
-    """Once: memory that was used is kept, so a second time would find it there already."""
+    """Once and first: memory that was used is kept, and whoever comes later finds it there already."""
     for target in measured:
         count = 20 if plan.is_quick else 100 if target.name == "LiteLLM proxy" else 1000
         run.measurements.once(cases.open_streams(count), target)
