@@ -24,13 +24,18 @@ def insert(rows: Sequence[models.Model], *, ignore_conflicts: bool = False) -> N
     if not rows:
         return
     model = type(rows[0])
-    fields = _written_fields(model)
+    columns = _written_columns(model)
     marks = []
     parameters: list[Any] = []
     for row in rows:
         row_marks = []
-        for field in fields:
-            mark, values = _adapted(field, field.pre_save(row, add=True))
+        for field, name, plain in columns:
+            value = field.pre_save(row, add=True) if name is None else getattr(row, name)
+            if type(value) in plain:
+                row_marks.append("%s")
+                parameters.append(value)
+                continue
+            mark, values = _adapted(field, value)
             row_marks.append(mark)
             parameters += values
         marks.append(f"({', '.join(row_marks)})")
@@ -107,6 +112,17 @@ def _select_head(model: type[models.Model], _vendor: str) -> tuple[list[str], st
 @cache
 def _written_fields(model: type[models.Model]) -> tuple[models.Field[Any, Any], ...]:
     return tuple(field for field in model._meta.concrete_fields if not isinstance(field, models.AutoField))
+
+
+@cache
+def _written_columns(
+    model: type[models.Model],
+) -> tuple[tuple[models.Field[Any, Any], str | None, frozenset[type]], ...]:
+    """Each field with the attribute that holds its value (None: it makes one up) and the types it takes as they are."""
+    return tuple(
+        (field, field.attname if type(field).pre_save is models.Field.pre_save else None, _taken_as_is(field))
+        for field in _written_fields(model)
+    )
 
 
 @cache
