@@ -28,6 +28,8 @@ KNOWN_SECONDS = 1.0
 _PLACEMENT_LOCK = 0x6F68_6777
 # Later than any arrival of a turn.
 _NEVER = 2**63 - 1
+# Turns that had a slot and gave it back wait as well, whatever the limit of the queue.
+MOST_AT_ONCE = 200
 # How long a server that failed is passed over while another one can serve.
 AVOID_SECONDS = 15
 
@@ -78,11 +80,13 @@ def pick(*, conversation: Conversation, profile_id: int, is_new: bool, arrival: 
     known = _locked_servers()
     servers = _candidates(profile_id, conversation, known, frozenset())
     running, waiting = _load()
-    if waiting >= settings.GATEWAY_QUEUE_LIMIT:
+    must_wait = waiting or (not is_new and _is_behind_another(conversation.pk, arrival, present=_present(known)))
+    best = None
+    if not must_wait:
+        best = _best(servers, running) if is_new else _best_for(conversation, servers, running)
+    if best is None and waiting >= settings.GATEWAY_QUEUE_LIMIT:
         raise TooManyRequests("All agents are busy and too many requests are waiting. Try again in a moment.")
-    if waiting or (not is_new and _is_behind_another(conversation.pk, arrival, present=_present(known))):
-        return None
-    return _best(servers, running) if is_new else _best_for(conversation, servers, running)
+    return best
 
 
 def refuse_if_busy(conversation: Conversation, arrival: int) -> None:
@@ -123,7 +127,7 @@ def grant_waiting() -> list[UUID]:
         Turn.objects.filter(outcome=Turn.Outcome.OPEN, phase=Turn.Phase.QUEUED)
         .select_related("conversation")
         .only(*_OF_WAITING)
-        .order_by("arrival")[: settings.GATEWAY_QUEUE_LIMIT]
+        .order_by("arrival")[: max(settings.GATEWAY_QUEUE_LIMIT, MOST_AT_ONCE)]
     )
     open_by_key: dict[int | None, int] = dict(
         Turn.objects.holding_a_slot().order_by().values_list("api_key_id").annotate(n=Count("pk"))

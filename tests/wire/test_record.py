@@ -271,12 +271,22 @@ def test_a_wait_that_takes_too_long_is_429(http: httpx.Client, agent_server: Fak
 
 
 def test_a_full_queue_is_429_at_once(http: httpx.Client, agent_server: FakeAgentServer, settings) -> None:
+    from chatgateway.models import AgentServer
+
+    AgentServer.objects.update(capacity=1)
     settings.GATEWAY_QUEUE_LIMIT = 0
+    gate = Gate()
+    agent_server.script(Answer(chunks=("One. ", "Two."), gate=gate, hold_after=1))
 
-    response = http.post(CHAT, json=question())
+    with ThreadPoolExecutor() as pool:
+        at_work = pool.submit(http.post, CHAT, json=question())
+        gate.wait_until_reached()
+        refused = http.post(CHAT, json=question(user="anna"))
+        gate.open()
+        assert at_work.result(timeout=10).status_code == 200  # it had a place and needed no queue
 
-    assert response.status_code == 429
-    assert agent_server.requests == []
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "5")
+    assert len(agent_server.conversations) == 1
 
 
 def test_eight_callers_at_once_are_all_answered_and_no_slot_is_left_behind(http: httpx.Client) -> None:
