@@ -80,7 +80,7 @@ def served(gateway: LiveGateway, agent_server: FakeAgentServer) -> LiveGateway:
 @pytest.fixture
 def client(served: LiveGateway) -> Iterator[OpenAI]:
     """The stock OpenAI client, with its retries off so that each test sees what it asked for."""
-    with OpenAI(base_url=f"{served.url}/v1", api_key=served.key, max_retries=0, timeout=20) as stock:
+    with OpenAI(base_url=f"{served.url}/v1", api_key=served.key, max_retries=0, timeout=100) as stock:
         yield stock
 
 

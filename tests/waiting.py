@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T | None], *, timeout_seconds: float = 10.0) -> T:
+def eventually(look: Callable[[], T | None], *, timeout_seconds: float = 60.0) -> T:
     """Return the first thing `look` finds that is neither None nor False; AssertionError if there is none in time."""
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:

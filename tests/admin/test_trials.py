@@ -32,7 +32,7 @@ def browser(served: LiveGateway, settings: Settings) -> Iterator[httpx.Client]:
     signed_in = Client()
     signed_in.force_login(User.objects.create_superuser("root", password="x"))
     cookies = {"sessionid": signed_in.cookies["sessionid"].value}
-    with httpx.Client(base_url=served.url, cookies=cookies, timeout=30) as session:
+    with httpx.Client(base_url=served.url, cookies=cookies, timeout=100) as session:
         session.get("/admin/password_change/")  # for the token that forms carry
         yield session
 

@@ -27,7 +27,7 @@ class Gate:
         self._reached = threading.Semaphore(0)
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
-    def wait_until_reached(self, timeout_seconds: float = 5.0, *, by: int = 1) -> None:
+    def wait_until_reached(self, timeout_seconds: float = 60.0, *, by: int = 1) -> None:
         """Wait until another run, or as many, have come to the gate."""
         for _ in range(by):
             if not self._reached.acquire(timeout=timeout_seconds):

@@ -34,7 +34,7 @@ from tests.fakes.agent_conversation import RESTARTED, FakeConversation
 from tests.fakes.agent_script import Answer, Move
 from tests.fakes.event_socket import SocketFaults, serve_events
 
-_DEADLINE_SECONDS = 10.0
+_DEADLINE_SECONDS = 60.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -134,7 +134,7 @@ class FakeAgentServer:
         """The requests of a method whose path ends so."""
         return [one for one in self.requests if one.method == method and one.path.endswith(ending)]
 
-    def wait_until(self, is_true: Callable[[], bool], timeout_seconds: float = 5.0) -> None:
+    def wait_until(self, is_true: Callable[[], bool], timeout_seconds: float = 60.0) -> None:
         """Wait for something about this server: a request, an event, a status. TimeoutError if it does not happen."""
         with self._changed:
             if not self._changed.wait_for(is_true, timeout_seconds):

@@ -17,7 +17,7 @@ from django.db import connection
 from gateway_project.supervisor.network import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 # What PostgreSQL lists the connections of these processes under; the test's own have another name.
 DATABASE_CLIENT = "gateway-under-test"
 
@@ -73,7 +73,7 @@ class OwnProcess:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(10)
 
-    def end(self, *, within_seconds: float = 15.0) -> int:
+    def end(self, *, within_seconds: float = 60.0) -> int:
         """Ask it to end and return its status; an error if it takes longer."""
         if self.process.poll() is None:
             self.send(signal.SIGTERM)
@@ -133,7 +133,7 @@ class WorkerProcess(OwnProcess):
     def run(self, task: str) -> None:
         """Have the worker run a task now, that beat would have it run in a while."""
         command = [sys.executable, "-m", "celery", "-A", "gateway_project.celery", "call", task]
-        subprocess.run(command, cwd=ROOT, env=self._env, capture_output=True, check=True, timeout=30)
+        subprocess.run(command, cwd=ROOT, env=self._env, capture_output=True, check=True, timeout=100)
 
     def wait_until_ready(self) -> WorkerProcess:
         deadline = time.monotonic() + START_SECONDS

@@ -33,7 +33,7 @@ MOST_CALLERS = 16
 # What asyncio and the drivers log of an exception that nobody foresaw.
 DEFECTS = ("Exception in callback", "was never retrieved", "the driver of turn", "failed inside the gateway")
 # By then every turn has ended and given its slot back.
-SETTLE_SECONDS = 30.0
+SETTLE_SECONDS = 60.0
 
 
 def at_once(token: str) -> list[Move]:

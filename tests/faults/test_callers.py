@@ -44,11 +44,11 @@ def test_a_caller_who_leaves_the_queue_starts_nothing(site: Site) -> None:
     first = site.asking(gateway.url)
     gate.wait_until_reached()
 
-    left = [one.result(10) for one in site.asking_both(gateway.url, client=IMPATIENT)]
+    left = [one.result(60) for one in site.asking_both(gateway.url, client=IMPATIENT)]
     eventually(lambda: Turn.objects.filter(outcome="cancelled").count() == 2)
     gate.open()
 
-    assert first.result(10).is_answered
+    assert first.result(60).is_answered
     assert not any(call.is_answered for call in left)
     site.settle(answered=1, cancelled=2)
     assert len(agent.conversations) == 1
@@ -114,7 +114,7 @@ def test_a_caller_who_leaves_after_the_last_byte_changes_nothing(site: Site) -> 
     agent = site.agent()
     gateway = site.gateway()
 
-    made = [one.result(20) for one in site.asking_both(gateway.url)]
+    made = [one.result(60) for one in site.asking_both(gateway.url)]
 
     assert all(call.is_answered for call in made)
     site.settle(answered=2)
@@ -129,7 +129,7 @@ def test_a_detached_run_is_finished_and_kept(site: Site) -> None:
     gate = Gate()
     site.plays(waiting_at(gate))
 
-    left = [one.result(10) for one in site.asking_both(gateway.url, client=IMPATIENT)]
+    left = [one.result(60) for one in site.asking_both(gateway.url, client=IMPATIENT)]
     gate.open()
 
     assert not any(call.is_answered for call in left)
@@ -148,7 +148,7 @@ def test_retries_against_runs_longer_than_the_callers_patience_get_their_answers
 
     asking = [site.asking(gateway.url, client={"timeout": 1}) for _ in range(8)]
 
-    assert [call.told for one in asking if not (call := one.result(30)).is_answered] == []
+    assert [call.told for one in asking if not (call := one.result(60)).is_answered] == []
     site.settle(answered=8)
 
 
@@ -160,7 +160,7 @@ def test_retries_against_much_longer_runs_start_nothing_new(site: Site) -> None:
 
     asking = [site.asking(gateway.url, client={"timeout": 1}) for _ in range(8)]
 
-    assert {one.result(30).told.kind for one in asking} == {"APITimeoutError"}
+    assert {one.result(60).told.kind for one in asking} == {"APITimeoutError"}
     site.settle(answered=8)
 
 
@@ -213,7 +213,7 @@ def test_one_idempotency_key_is_one_run_on_any_process(site: Site, stream: bool)
     gate.wait_until_reached()
     eventually(lambda: Turn.objects.get().attempts.count() == 4)
     gate.open()
-    together = [one.result(20) for one in asking]
+    together = [one.result(60) for one in asking]
 
     again = site.ask(second.url, token=token, stream=stream, extra_headers=key)
     other = site.ask(first.url, stream=stream, extra_headers=key)
@@ -273,7 +273,7 @@ def test_nodes_own_retry_gets_the_answer_from_the_process_that_was_started_again
         site.let_leases_run_out()
         site.gateway(port=gateway.port)
         gate.open()
-        call: Call = asking.result(30)
+        call: Call = asking.result(60)
 
     assert call.text == calls.answer_to(call.token)
     site.settle(answered=1)
@@ -286,7 +286,7 @@ def test_nodes_retries_join_the_run(site: Site) -> None:
     gateway = site.gateway()
     site.plays(lasting(3))
 
-    call = site.asking_with_node(gateway.url, timeout=1000).result(30)
+    call = site.asking_with_node(gateway.url, timeout=1000).result(60)
 
     assert call.text == calls.answer_to(call.token)
     site.settle(answered=1)
@@ -303,11 +303,11 @@ def test_node_is_answered_and_told_like_python(site: Site) -> None:
     gate.wait_until_reached(by=2)
     agent.crash()
     agent.come_back()
-    failed = [one.result(20).told.code for one in failing]
+    failed = [one.result(60).told.code for one in failing]
     site.plays(at_once)
 
     answering = [site.asking_with_node(gateway.url, stream=stream) for stream in (False, True)]
-    answered = [one.result(20) for one in answering]
+    answered = [one.result(60) for one in answering]
 
     assert failed == ["agent_error", "agent_error"]
     assert all(call.is_answered for call in answered)

@@ -54,7 +54,7 @@ def test_a_locked_database_costs_time_and_no_turn(site: Site) -> None:
         gate.open()
         time.sleep(6)
 
-    made = [one.result(30) for one in (*running, *later)]
+    made = [one.result(60) for one in (*running, *later)]
 
     assert [call.told for call in made if not call.is_answered] == []
     site.settle(answered=4)
@@ -132,7 +132,7 @@ def test_a_full_disk_refuses_turns_before_the_agent_starts_and_keeps_the_history
     history = httpx.get(
         f"{full.url}/api/conversations/{known.conversation_id}",
         headers={"Authorization": f"Bearer {site.key}"},
-        timeout=20,
+        timeout=100,
     )
 
     assert call.told is not None
@@ -155,7 +155,7 @@ def test_leases_from_the_future_do_not_keep_turns_for_an_hour(site: Site) -> Non
     gate.wait_until_reached(by=2)
     site.open_turns(2)
     first.kill()
-    left = [one.result(10) for one in asking]
+    left = [one.result(60) for one in asking]
     site.set_clock_back(dt.timedelta(hours=1))
     gate.open()
 
@@ -175,7 +175,7 @@ def test_a_turn_whose_process_lives_goes_on_when_the_clock_is_set_back(site: Sit
     site.set_clock_back(dt.timedelta(hours=1))
     gate.open()
 
-    call = asking.result(20)
+    call = asking.result(60)
 
     assert call.text == calls.answer_to(call.token)
     site.settle(answered=1)

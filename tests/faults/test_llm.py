@@ -32,7 +32,7 @@ def test_a_provider_that_fails_for_a_while_costs_time_and_no_second_run(
 ) -> None:
     site.plays(lambda token: [failure, Answer(calls.answer_to(token))])
 
-    made = [one.result(20) for one in site.asking_both(gateway.url)]
+    made = [one.result(60) for one in site.asking_both(gateway.url)]
 
     assert all(call.is_answered for call in made)
     site.settle(answered=2)
@@ -46,7 +46,7 @@ def test_a_provider_that_does_not_recover_is_reported_once(
 ) -> None:
     site.plays(lambda _: [failure] * 5)
 
-    collected, streamed = (one.result(20).told for one in site.asking_both(gateway.url))
+    collected, streamed = (one.result(60).told for one in site.asking_both(gateway.url))
 
     assert (collected.code, streamed.code) == (code, code)
     assert collected.headers["x-should-retry"] == "false"
@@ -58,7 +58,7 @@ def test_an_llm_that_hangs_is_given_up_at_the_profiles_time_limit(site: Site, ga
     Profile.objects.update(time_limit_seconds=2)
     site.plays(lambda _: [Hang()])
 
-    collected, streamed = (one.result(20).told for one in site.asking_both(gateway.url))
+    collected, streamed = (one.result(60).told for one in site.asking_both(gateway.url))
 
     assert (collected.status, collected.headers["x-should-retry"]) == (504, "false")
     assert (collected.code, streamed.code) == ("agent_timeout", "agent_timeout")
@@ -70,7 +70,7 @@ def test_an_llm_that_hangs_is_given_up_at_the_profiles_time_limit(site: Site, ga
 def test_a_broken_llm_stream_that_is_begun_again_is_an_answer(site: Site, gateway: GatewayProcess) -> None:
     site.plays(lambda token: [Retried(streamed="The answer"), Answer(calls.answer_to(token))])
 
-    collected, streamed = (one.result(20) for one in site.asking_both(gateway.url))
+    collected, streamed = (one.result(60) for one in site.asking_both(gateway.url))
 
     assert collected.text == calls.answer_to(collected.token)
     assert streamed.text.endswith(calls.answer_to(streamed.token))  # what was sent cannot be taken back
@@ -81,7 +81,7 @@ def test_a_broken_llm_stream_that_is_begun_again_is_an_answer(site: Site, gatewa
 def test_a_cut_llm_stream_is_an_error_and_no_second_run(site: Site, gateway: GatewayProcess) -> None:
     site.plays(lambda _: [Fail.unavailable(streamed="The answer to")] * 3)
 
-    collected, streamed = (one.result(20).told for one in site.asking_both(gateway.url))
+    collected, streamed = (one.result(60).told for one in site.asking_both(gateway.url))
 
     assert (collected.code, streamed.code) == ("upstream_error", "upstream_error")
     site.settle(failed=2)

@@ -43,7 +43,7 @@ def test_callers_in_one_conversation_get_their_own_answers_one_after_the_other(s
     asking = [
         site.asking(url, stream=stream, extra_headers=continued) for url in (first.url, second.url) for _ in range(4)
     ]
-    made = [one.result(30) for one in asking]
+    made = [one.result(60) for one in asking]
 
     assert [call.text for call in made] == [calls.answer_to(call.token) for call in made]
     assert len(agent.only_conversation.posted) == 9
@@ -63,7 +63,7 @@ def test_callers_who_leave_at_random_leave_no_slot_behind(site: Site) -> None:
         site.asking(gateway.url, stream=index % 2 == 0, client={"timeout": seconds, "max_retries": 0})
         for index, seconds in enumerate(patience)
     ]
-    made = [one.result(30) for one in asking]
+    made = [one.result(60) for one in asking]
 
     assert sum(call.is_answered for call in made) > 0
     assert agent.most_running <= 2
@@ -79,7 +79,7 @@ def test_a_server_that_dies_among_others_fails_its_own_runs_alone(site: Site) ->
     gateway = site.gateway()
     site.plays(lasting(0.5))
     asking = site.ask_many(200, gateway.url, every_seconds=0.02)
-    eventually(lambda: Turn.objects.exclude(outcome="open").count() > 30, timeout_seconds=30)
+    eventually(lambda: Turn.objects.exclude(outcome="open").count() > 30)
     running = doomed.running
     doomed.crash()
 

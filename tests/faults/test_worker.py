@@ -24,8 +24,8 @@ def test_a_dead_worker_costs_no_turn(site: Site) -> None:
     worker.kill()
     gate.open()
 
-    assert collected.result(20).is_answered
-    assert streamed.result(20).is_answered
+    assert collected.result(60).is_answered
+    assert streamed.result(60).is_answered
     assert site.ask(gateway.url).is_answered
     site.settle(answered=3)
 
@@ -41,7 +41,7 @@ def test_the_worker_completes_what_no_web_process_is_left_for(site: Site) -> Non
     gate.wait_until_reached(by=2)
     site.open_turns(2)
     gateway.kill()
-    left = [one.result(10) for one in asking]
+    left = [one.result(60) for one in asking]
     gate.open()
     agent.wait_until(lambda: agent.running == 0)
     site.let_leases_run_out(by_seconds=60)
@@ -63,7 +63,7 @@ def test_a_turn_that_the_worker_took_over_and_lost_is_taken_over_again(site: Sit
     gate.wait_until_reached()
     site.open_turn()
     gateway.kill()
-    left = asking.result(10)
+    left = asking.result(60)
     site.let_leases_run_out(by_seconds=60)
     worker.run("chatgateway.tasks.recover_turns")
     eventually(lambda: Turn.objects.filter(lease_generation=2).exists())

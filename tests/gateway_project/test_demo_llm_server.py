@@ -322,7 +322,7 @@ def test_a_wrong_start_is_explained(
     arguments: list[str], environment: dict[str, str], code: int, sentence: str
 ) -> None:
     done = subprocess.run(
-        [*MODULE, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=20, check=False
+        [*MODULE, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False
     )
 
     assert done.returncode == code
@@ -340,7 +340,7 @@ def test_a_taken_port_is_one_clear_sentence(port: int) -> None:
             env={"GATEWAY_DEMO_LLM_KEY": KEY},
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=100,
             check=False,
         )
 

@@ -24,7 +24,7 @@ def _run(call: str, *wrapper: str) -> list[str]:
     environment = {"PATH": os.environ["PATH"], "LLM_API_KEY": "hunter22", "PLAIN": "visible"}
     command = [*wrapper, sys.executable, "-c", PROGRAM.format(call=call)]
     ended = subprocess.run(
-        command, env=environment, cwd=Path.cwd(), capture_output=True, text=True, timeout=20, check=True
+        command, env=environment, cwd=Path.cwd(), capture_output=True, text=True, timeout=100, check=True
     )
     return ended.stdout.split()
 

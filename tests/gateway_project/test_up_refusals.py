@@ -29,7 +29,7 @@ class Refused:
             env=inherited | given | environment,
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=100,
             check=False,
             stdin=subprocess.DEVNULL,
         )

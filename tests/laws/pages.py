@@ -127,6 +127,6 @@ def versioned_files() -> set[Path]:
     """Files that git knows or would: what readers of the repository have."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True, timeout=20,
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=100,
     )  # fmt: skip
     return {ROOT / line for line in listed.stdout.splitlines()}

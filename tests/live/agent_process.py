@@ -18,7 +18,7 @@ from gateway_project.supervisor.network import free_port
 from tests.requirements import need
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 60
+START_SECONDS = 120
 
 
 def agent_python() -> Path | None:

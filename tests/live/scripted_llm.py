@@ -168,7 +168,7 @@ class ScriptedLlm(LoopbackServer):
     def total_usage(self) -> Usage:
         return sum(self.served_usage, start=Usage(prompt=0, completion=0))
 
-    def wait_for(self, is_it: Callable[[Received], bool], *, timeout_seconds: float = 15.0) -> Received:
+    def wait_for(self, is_it: Callable[[Received], bool], *, timeout_seconds: float = 60.0) -> Received:
         """The first request of which `is_it` is true, waiting for it; TimeoutError if there is none in time.
 
         For example `lambda one: one.outcome == "left"`, or `lambda one: one.pieces_sent == 2`.

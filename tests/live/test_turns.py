@@ -286,7 +286,7 @@ def test_a_conversation_that_was_deleted_behind_the_gateways_back_is_told_again(
     gone = httpx.delete(
         f"{real_agent_server.url}/api/conversations/{conversation}",
         headers={"X-Session-API-Key": real_agent_server.session_api_key},
-        timeout=20,
+        timeout=100,
     )
 
     again = sdk.chat.completions.with_raw_response.create(

@@ -92,7 +92,7 @@ Ask = Callable[..., Asked]
 @pytest.fixture
 def ask(gateway: LiveGateway, hosts: list[Host]) -> Iterator[Ask]:
     """Ask one question, in a conversation if one is given; `key` is another caller's."""
-    with httpx.Client(base_url=gateway.url, timeout=30) as session:
+    with httpx.Client(base_url=gateway.url, timeout=100) as session:
 
         def ask_one(text: str, *, within: Conversation | None = None, key: str = "", **body: Any) -> Asked:
             headers = {"Authorization": f"Bearer {key or gateway.key}"}

@@ -555,7 +555,7 @@ def test_a_directory_stays_as_long_as_a_fork_works_in_it(ask: Ask, hosts: list[H
     home = host_of(first.conversation, hosts)
     directory = directory_of(first.conversation, home)
     said = [{"role": "user", "content": "One"}, {"role": "assistant", "content": first.answer}]
-    with httpx.Client(headers={"Authorization": f"Bearer {gateway.key}"}, timeout=30) as session:
+    with httpx.Client(headers={"Authorization": f"Bearer {gateway.key}"}, timeout=100) as session:
         edited = [
             session.post(
                 f"{gateway.url}/v1/chat/completions",

@@ -250,7 +250,7 @@ def test_it_ends_when_its_parent_is_gone(tmp_path):
         eventually(lambda: is_locked(starting))
         parent.stdin.write("\n")
         parent.stdin.flush()
-    eventually(lambda: not is_running(child), timeout_seconds=20)
+    eventually(lambda: not is_running(child))
 
 
 def is_running(pid):

@@ -177,7 +177,7 @@ def test_a_profile_that_is_read_and_sent_again_stays_as_it_is():
         top_p=0.9,
         max_output_tokens=1000,
         reasoning_effort="low",
-        timeout=30,
+        timeout=100,
         stream_idle_timeout=20,
         num_retries=4,
         disable_vision=True,

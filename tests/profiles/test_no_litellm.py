@@ -41,7 +41,7 @@ def test_neither_a_key_nor_a_profile_needs_litellm(tmp_path):
         },
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=100,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr

@@ -12,14 +12,14 @@ from tests.gateway_process import LiveGateway
 def http(served: LiveGateway) -> Iterator[httpx.Client]:
     """Plain HTTP with a good key."""
     headers = {"Authorization": f"Bearer {served.key}"}
-    with httpx.Client(base_url=served.url, headers=headers, timeout=20) as session:
+    with httpx.Client(base_url=served.url, headers=headers, timeout=100) as session:
         yield session
 
 
 @pytest.fixture
 def anonymous(served: LiveGateway) -> Iterator[httpx.Client]:
     """Plain HTTP without a key."""
-    with httpx.Client(base_url=served.url, timeout=20) as session:
+    with httpx.Client(base_url=served.url, timeout=100) as session:
         yield session
 
 

@@ -102,7 +102,7 @@ header_values = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_
 @pytest.fixture
 def anything(served: LiveGateway, agent_server: FakeAgentServer) -> httpx.Client:
     headers = {"Authorization": f"Bearer {served.key}"}
-    return httpx.Client(base_url=served.url, headers=headers, timeout=20)
+    return httpx.Client(base_url=served.url, headers=headers, timeout=100)
 
 
 @pytest.mark.timeout(3600)  # of the 10,000; the 500 take half a minute

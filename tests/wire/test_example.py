@@ -27,7 +27,7 @@ def test_the_example_drives_the_gateway_from_profile_to_clean_up(
     }
 
     ran = subprocess.run(
-        [sys.executable, str(EXAMPLE)], env=environment, capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, str(EXAMPLE)], env=environment, capture_output=True, text=True, timeout=100, check=False
     )
 
     assert ran.stderr == ""

@@ -471,7 +471,7 @@ def test_two_gateways_never_go_on_with_one_agent_at_once(
     chat.say("a")
     second_gateway = LiveGateway()
     second_gateway.start()
-    with httpx.Client(base_url=second_gateway.url, headers=chat.http.headers, timeout=20) as beside:
+    with httpx.Client(base_url=second_gateway.url, headers=chat.http.headers, timeout=100) as beside:
         clients = [ChatClient(http=chat.http), ChatClient(http=beside)]
         with ThreadPoolExecutor(8) as pool:
             calls = [

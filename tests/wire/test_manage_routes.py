@@ -24,7 +24,7 @@ LLM = {"model": "openai/some-model", "api_key": "sk-very-secret", "base_url": "h
 def neighbour(served: LiveGateway) -> Iterator[httpx.Client]:
     """Another tenant's key of scope manage."""
     headers = {"Authorization": f"Bearer {factories.api_key().text}"}
-    with httpx.Client(base_url=served.url, headers=headers, timeout=20) as session:
+    with httpx.Client(base_url=served.url, headers=headers, timeout=100) as session:
         yield session
 
 

@@ -75,7 +75,7 @@ def test_events_are_in_the_record_while_the_agent_is_at_work(http: httpx.Client,
         gate.wait_until_reached()
         seen = eventually(lambda: Event.objects.filter(kind="ActionEvent").first(), timeout_seconds=3)
         gate.open()
-        assert call.result(timeout=10).status_code == 200
+        assert call.result(timeout=60).status_code == 200
 
     assert seen.summary == "Running: make"
 
@@ -172,7 +172,7 @@ def test_the_same_words_of_two_tenants_are_two_messages(served: LiveGateway, htt
     other = factories.api_key()
 
     http.post(CHAT, json=question())
-    httpx.post(served.url + CHAT, json=question(), headers={"Authorization": f"Bearer {other.text}"}, timeout=20)
+    httpx.post(served.url + CHAT, json=question(), headers={"Authorization": f"Bearer {other.text}"}, timeout=100)
 
     assert Message.objects.count() == 2
 
@@ -283,7 +283,7 @@ def test_a_full_queue_is_429_at_once(http: httpx.Client, agent_server: FakeAgent
         gate.wait_until_reached()
         refused = http.post(CHAT, json=question(user="anna"))
         gate.open()
-        assert at_work.result(timeout=10).status_code == 200  # it had a place and needed no queue
+        assert at_work.result(timeout=60).status_code == 200  # it had a place and needed no queue
 
     assert (refused.status_code, refused.headers["Retry-After"]) == (429, "5")
     assert len(agent_server.conversations) == 1
@@ -320,7 +320,7 @@ def test_a_turn_that_a_stopped_gateway_left_is_finished_by_the_next(
     successor = LiveGateway()
     successor.start()
     try:
-        turn = eventually(lambda: Turn.objects.exclude(outcome="open").first(), timeout_seconds=20)
+        turn = eventually(lambda: Turn.objects.exclude(outcome="open").first())
     finally:
         successor.stop()
 
@@ -339,7 +339,7 @@ def test_revoking_a_key_stops_what_was_started_with_it(http: httpx.Client, agent
         call = pool.submit(http.post, CHAT, json=question())
         gate.wait_until_reached()
         issuing.revoke(ApiKey.objects.get(), reason="lost laptop")
-        reply = call.result(timeout=10)
+        reply = call.result(timeout=60)
 
     assert reply.status_code == 502
     assert reply.json()["error"]["code"] == "cancelled"

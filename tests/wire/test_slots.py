@@ -22,7 +22,7 @@ def test_a_slot_whose_interrupt_was_never_confirmed_is_freed_when_the_run_has_en
     assert Turn.objects.holding_a_slot().count() == 1
 
     # Every gateway process looks for such turns every few seconds.
-    assert eventually(lambda: not Turn.objects.holding_a_slot().exists(), timeout_seconds=20)
+    assert eventually(lambda: not Turn.objects.holding_a_slot().exists())
 
 
 def test_a_conversation_whose_agent_server_is_gone_answers_503_and_holds_no_slot(

@@ -27,7 +27,9 @@ def clients(transactional_db: None, agent_server: FakeAgentServer, tmp_path: Pat
     factories.profile(slug="chat")
     headers = {"Authorization": f"Bearer {factories.api_key().text}"}
     started = [GatewayProcess(data_dir=tmp_path) for _ in range(2)]
-    opened = [httpx.Client(base_url=process.wait_until_ready().url, headers=headers, timeout=30) for process in started]
+    opened = [
+        httpx.Client(base_url=process.wait_until_ready().url, headers=headers, timeout=100) for process in started
+    ]
     yield [ChatClient(http=http) for http in opened]
     for http, process in zip(opened, started, strict=True):
         http.close()

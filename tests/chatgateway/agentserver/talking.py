@@ -16,7 +16,7 @@ from chatgateway.agentserver.translate import Translator
 from chatgateway.turn_events import RunEvent
 from tests.fakes.agent_server import FakeAgentServer
 
-SECONDS = 5.0
+SECONDS = 30.0
 PROVIDER_KEY = "sk-provider-0123456789"
 TERMINAL_SECRET = "terminal-secret-0123456789"
 
