@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db.utils import Error as DatabaseError
 from django.utils import timezone
 
-from chatgateway import audit, conversations, endings, servers
+from chatgateway import audit, conversations, endings, metrics, servers
 from chatgateway.agent_session import AgentSession, SessionFactory
 from chatgateway.agentserver.exceptions import (
     AgentServerError,
@@ -340,6 +340,7 @@ class Driver:
                     raise
                 await asyncio.sleep(pause)
         self._flush()
+        metrics.turn_closed(turn)
         assert ending.answered is not None or ending.error is not None
         self.live.publish([ending.answered or _failed(cast("GatewayError", ending.error))])
 
@@ -351,6 +352,7 @@ class Driver:
         ending = endings.failed(Run(showing=self.run.showing, baseline={}, began=self.run.began), failure)
         try:
             await writer.run(lambda: audit.close_turn(turn, ending))
+            metrics.turn_closed(turn)
         except (DatabaseError, audit.TurnLost):
             logger.exception("turn %s stays open; it will be taken over", turn.pk)
         self.live.publish([_failed(failure)])

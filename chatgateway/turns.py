@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from django.db.utils import IntegrityError
 from django.utils import timezone
 
-from chatgateway import audit, conversations, endings, repeats, servers
+from chatgateway import audit, conversations, endings, metrics, repeats, servers
 from chatgateway.agentserver.exceptions import AgentServerError, ConversationMissing
 from chatgateway.answer import Showing, ShowingRules
 from chatgateway.audit import Arrival, Asked
@@ -95,6 +95,7 @@ async def join_or_open(
         turn, found = await _patiently(join_or_open_row)
     if found is None:
         logger.info("request %s joins turn %s", arrival.request_id, turn.pk)
+        metrics.request_joined()
         live = drivers.subscription(turn)
     else:
         live = drivers.start(
@@ -232,6 +233,7 @@ async def adopt_expired(limit: int = ADOPT_LIMIT, *, patience_seconds: float = 0
     if await _given_back(drivers, expired):
         return 0
     for turn in expired:
+        metrics.turn_taken_over()
         await _adopt(drivers, turn)
     return len(expired)
 
@@ -374,5 +376,6 @@ async def _give_up(turn: Turn, error: GatewayError) -> None:
     ending = endings.failed(run, error) if turn.user_event_seq is None else endings.abandoned(run, error)
     try:
         await writer.run(lambda: audit.close_turn(turn, ending))
+        metrics.turn_closed(turn)
     except audit.TurnLost:
         logger.info("turn %s was closed by another process", turn.pk)

@@ -2,7 +2,7 @@
 
 from django.urls import re_path
 
-from chatgateway import manage_views, views
+from chatgateway import manage_views, metrics_view, views
 
 urlpatterns = [
     re_path(r"^v1/models/?$", views.ModelsView.as_view()),
@@ -15,6 +15,7 @@ urlpatterns = [
     re_path(r"^api/conversations/(?P<conversation_id>[^/]+)/?$", manage_views.ConversationView.as_view()),
     re_path(r"^health/?$", views.health_view),
     re_path(r"^ready/?$", views.ready_view),
+    re_path(r"^metrics/?$", metrics_view.metrics_view),
     re_path(r"^(?:v1/?)?$", views.root_view),
     re_path(r"^(?:v1|api)/.*$", views.UnknownUrlView.as_view()),
 ]

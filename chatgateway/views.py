@@ -22,7 +22,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpRe
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
-from chatgateway import audit, completions, conversations, health, turns
+from chatgateway import audit, completions, conversations, health, metrics, turns
 from chatgateway.api_view import LARGE_BODY_BYTES, AsyncAPIView, in_thread, json_response
 from chatgateway.audit import Arrival, Asked
 from chatgateway.conversations import Named
@@ -84,9 +84,10 @@ class V1View(AsyncAPIView):
         if self.request.method == "POST" and is_authenticated and self.subscription is None:
             asked, profile, arrival = self.asked, self.profile, self.arrival()
             try:
-                await writer.run(
+                turn = await writer.run(
                     lambda: audit.record_refusal(arrival=arrival, asked=asked, error=error, profile=profile)
                 )
+                metrics.turn_closed(turn)
             except DatabaseError:
                 # Nothing was started; that the refusal itself cannot be recorded must not hide it from the caller.
                 logger.exception("the refusal of request %s could not be recorded", self.request_id)

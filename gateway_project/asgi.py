@@ -44,7 +44,7 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 API_PREFIXES = ("/v1/", "/api/")
-API_PATHS = {"/", "/v1", "/api", "/health", "/health/", "/ready", "/ready/"}
+API_PATHS = {"/", "/v1", "/api", "/health", "/health/", "/ready", "/ready/", "/metrics", "/metrics/"}
 # Whoever has shown no key yet gets no more of our memory than this.
 UNKNOWN_CALLER_BYTES = 1024 * 1024
 # A refused body is read on and thrown away up to here, because a client that is still sending does not read replies.

@@ -386,6 +386,8 @@ GATEWAY_LLM_SOCKET = env.str("GATEWAY_LLM_SOCKET", default=str(DATA_DIR / "run" 
 # An unstreamed reply that takes longer begins with white space, so that proxies and clients do not give up on it. Its
 # status is spent then. 0: never.
 GATEWAY_UNSTREAMED_KEEPALIVE_SECONDS = _number("GATEWAY_UNSTREAMED_KEEPALIVE_SECONDS", 50)
+# What Prometheus sends to read /metrics. Empty: only this machine may read them.
+GATEWAY_METRICS_TOKEN = _secret("GATEWAY_METRICS_TOKEN")
 # Images by reference are passed on to the provider, never fetched here; the profile must allow them.
 GATEWAY_SHUTDOWN_GRACE_SECONDS = _number("GATEWAY_SHUTDOWN_GRACE_SECONDS", 8)
 
@@ -420,6 +422,7 @@ LOGGING = {
         GATEWAY_API_KEY_PEPPER,
         GATEWAY_BOOTSTRAP_API_KEY,
         LLM_API_KEY,
+        GATEWAY_METRICS_TOKEN,
         *GATEWAY_ENCRYPTION_KEYS,
     ],
 }
