@@ -33,6 +33,9 @@ LEASE_SECONDS = 20
 LEASE_END = Now() + dt.timedelta(seconds=LEASE_SECONDS)
 
 
+_REPLY_PREFIXES = {"completions": "cmpl-"}
+
+
 class TurnLost(Exception):
     """The turn's row no longer carries this driver's lease: another process drives it, or it was closed."""
 
@@ -98,11 +101,13 @@ def open_turn(
     at: int,
     parent: Turn | None = None,
     request_digest: str = "",
+    continued_text: str = "",
 ) -> Turn:
     """Write the row of a turn, its messages and its first attempt.
 
     With a `server` it has a slot and may start; without, it is queued. `at` is `new_arrival()`. `parent` is the turn
     it goes on after. Raises IntegrityError if another turn was first to do so in the same conversation.
+    `continued_text` is what the caller has of the answer that is to be gone on with.
     """
     turn = _new_turn(arrival, asked)
     turn.idempotency_key = arrival.idempotency_key
@@ -113,6 +118,7 @@ def open_turn(
     turn.incarnation = conversation.incarnation
     turn.match = match
     turn.parent, turn.request_digest = parent, request_digest
+    turn.continued_text = message_store.storable_text(continued_text)
     turn.deadline_at = deadline_at
     turn.lease_owner = lease_owner
     turn.lease_expires_at = LEASE_END
@@ -213,7 +219,8 @@ def close_turn(turn: Turn, ending: Ending, *, leaf_event_id: str = "") -> None:
     turn.leaf_event_id = leaf_event_id
     if ending.outcome == Turn.Outcome.ANSWERED:
         delivered = (ending.shown or ending.answer) if turn.is_stream else ending.answer
-        turn.end_digest = histories.end_digest(turn.request_digest, message_store.storable_text(delivered))
+        answer = turn.continued_text + message_store.storable_text(delivered)  # chat UIs join the two
+        turn.end_digest = histories.end_digest(turn.request_digest, answer)
     turn.input_tokens = ending.usage.input
     turn.output_tokens = ending.usage.output
     turn.cached_tokens = ending.usage.cached
@@ -380,7 +387,7 @@ def _new_turn(arrival: Arrival, asked: Asked, *, is_refused: bool = False) -> Tu
     turn_id = uuid4()
     return Turn(
         id=turn_id,
-        reply_id=f"chatcmpl-{turn_id.hex}",
+        reply_id=f"{_REPLY_PREFIXES.get(arrival.endpoint, 'chatcmpl-')}{turn_id.hex}",
         request_id=arrival.request_id,
         endpoint=arrival.endpoint,
         tenant_id=caller.tenant_id,

@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db.utils import Error as DatabaseError
 from django.utils import timezone
 
-from chatgateway import audit, conversations, endings, metrics, servers
+from chatgateway import audit, conversations, corrections, endings, metrics, servers
 from chatgateway.agent_session import AgentSession, SessionFactory
 from chatgateway.agentserver.exceptions import (
     AgentServerError,
@@ -72,6 +72,7 @@ class Driver:
         self.live = live
         self._preparation = Preparation(assignment)
         self._attached = assignment.attached
+        self._form = assignment.form
         self._sessions = sessions
         self._wait_for_slot = wait_for_slot
         self._follow_on = follow
@@ -84,9 +85,11 @@ class Driver:
                     thoughts=cast("endings.ThoughtsChoice", self.profile.thoughts),
                     activity=cast("endings.ActivityChoice", self.profile.activity),
                     holdback_chars=self.profile.answer_holdback_chars if self.profile.has_tools else 0,
+                    form=assignment.form,
                 )
             ),
             baseline=endings.counts_from(self.conversation.usage_baseline),
+            output_limit=assignment.overrides.max_output_tokens or self.profile.max_output_tokens,
         )
 
     async def drive(self) -> None:
@@ -245,6 +248,7 @@ class Driver:
             if self._preparation.is_rebuilt:
                 self.run.baseline = {}  # its tokens are counted from 0 again
         await self._follow(session)
+        await corrections.have_it_as_asked(self.run, self._form.output, session, self._follow)
 
     def _note_up(self) -> None:
         """A server that answers is not down, whether or not a worker is there to find out."""
@@ -293,6 +297,8 @@ class Driver:
         self.live.publish(shown)
 
     def _note_accepted(self, seq: int) -> None:
+        if self.live.accepted.is_set():
+            return  # what the agent is asked once more is not the caller's message
         self.live.accepted.set()
         turn, now = self.turn, timezone.now()
         # Not awaited: tokens must not wait for it, and the close that follows goes through the same queue.

@@ -9,6 +9,7 @@
     ├── CompletionInProgress          409  retry welcome
     ├── TooManyRequests               429  retry welcome
     ├── AgentRunFailed                502  the run ended badly; never retried
+    │   └── InvalidOutput             502  not the JSON that was asked for
     ├── AgentServerUnavailable        503  before the run began; retry welcome
     ├── DatabaseUnavailable           503  before the run began; retry welcome
     ├── AgentTimedOut                 504  never retried
@@ -154,6 +155,12 @@ class AgentRunFailed(GatewayError):
     status = 502
     code = "agent_error"
     retry_is_safe = False
+
+
+class InvalidOutput(AgentRunFailed):
+    """502: the answer is not the JSON that `response_format` asks for, nor was it when asked for again."""
+
+    code = "invalid_structured_output"
 
 
 class AgentTimedOut(GatewayError):

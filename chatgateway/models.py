@@ -368,6 +368,9 @@ class Turn(models.Model):
     # its history again is recognised by them (`openai_api.histories`).
     request_digest = models.CharField(max_length=64, blank=True)
     end_digest = models.CharField(max_length=64, blank=True)
+    continued_text = models.TextField(
+        blank=True, help_text="What the caller had of an answer that this turn goes on with: “Continue” of chat UIs."
+    )
     # Where the agent-server's log stood when the turn had ended: a conversation that goes another way from here is
     # forked at this event. A failed turn leaves it where it was.
     leaf_event_id = models.CharField(max_length=64, blank=True)

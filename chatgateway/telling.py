@@ -68,6 +68,8 @@ def _audited(conversation: Conversation) -> Iterator[EarlierMessage]:
         # The first turn may itself have come with a history; later ones repeat what stands before them.
         if position == 0:
             yield from sent.earlier
+        elif sent.continues and (turn.parent is None or turn.parent.outcome != Turn.Outcome.ANSWERED):
+            yield from sent.earlier[-2:]  # the answer that is gone on with was cut, and is told nowhere else
         yield EarlierMessage(index=index, role="user", parts=sent.user_parts)
         yield EarlierMessage(index=index + 1, role="assistant", parts=(TextPart(text=turn.answer),))
         index += 2

@@ -25,6 +25,7 @@ from chatgateway.errors import AgentRunFailed, AgentServerUnavailable, GatewayEr
 from chatgateway.live import LiveTurn
 from chatgateway.models import Conversation, Turn
 from chatgateway.openai_api import chat_request
+from chatgateway.openai_api.answer_form import form_in
 from chatgateway.openai_api.chat_request import ChatRequest, LlmOverrides
 from chatgateway.places import StillOpen
 from chatgateway.preparation import Assignment
@@ -106,6 +107,7 @@ async def join_or_open(
                 overrides=chat.overrides,
                 parts=found.parts,
                 whole=found.whole,
+                form=chat.form,
             )
         )
     live.subscribers += 1
@@ -163,6 +165,7 @@ def _open_row(
         match=found.how,
         parent=found.parent,
         request_digest=found.request_digest,
+        continued_text=chat.transcript.continued_text,
         server=server,
         lease_owner=lease_owner,
         deadline_at=timezone.now() + dt.timedelta(seconds=profile.time_limit_seconds),
@@ -317,7 +320,13 @@ async def _adopt(drivers: Drivers, turn: Turn) -> None:
     if turn.user_event_seq is not None:
         logger.info("turn %s is taken over", turn.pk)
         assignment = Assignment(
-            turn=turn, conversation=conversation, profile=profile, overrides=LlmOverrides(), parts=(), attached=True
+            turn=turn,
+            conversation=conversation,
+            profile=profile,
+            overrides=_overrides_again(turn, profile),
+            parts=(),
+            form=form_in(turn.parameters),
+            attached=True,
         )
     else:
         begun = await writer.run(lambda: _begin_again(turn, conversation, profile))
@@ -351,7 +360,12 @@ def _begin_again(turn: Turn, conversation: Conversation, profile: Profile) -> As
         overrides=chat.overrides,
         parts=found.parts,
         whole=found.whole,
+        form=chat.form,
     )
+
+
+def _overrides_again(turn: Turn, profile: Profile) -> LlmOverrides:
+    return chat_request.overrides_in(turn.parameters, ignored=[]) if profile.allows_overrides else LlmOverrides()
 
 
 async def _find_message(drivers: Drivers, turn: Turn, conversation: Conversation) -> int | None:

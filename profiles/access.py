@@ -48,6 +48,7 @@ class Caller:
     only_own_conversations: bool
     used_by_one_person: bool
     on_disconnect: str = ""  # of the key; empty: as the profile says
+    refuses_ignored: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +154,7 @@ def _caller(secret: ApiKeySecret) -> Caller:
         only_own_conversations=key.only_own_conversations,
         used_by_one_person=key.used_by_one_person,
         on_disconnect=key.on_disconnect,
+        refuses_ignored=key.refuses_ignored,
     )
 
 

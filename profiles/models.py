@@ -447,6 +447,12 @@ class ApiKey(models.Model):
         blank=True,
         help_text="When a caller goes away mid-turn. Empty: as the profile says.",
     )
+    refuses_ignored = models.BooleanField(
+        "refuses parameters without effect",
+        default=False,
+        help_text="On: a request with a parameter that would be ignored is refused with 400, which names it. Off: it "
+        "is answered, and the header X-Gateway-Ignored names them; many clients send such parameters unasked.",
+    )
     expires_at = models.DateTimeField(null=True, blank=True, help_text="Empty: never.")
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
     revoked_reason = models.CharField(max_length=200, blank=True, editable=False)

@@ -117,6 +117,7 @@ class ApiKeyAdmin(ModelAdmin[ApiKey]):
         ("What it may do", {"fields": ("can_chat", "can_manage", "is_global")}),
         ("Which profiles", {"fields": ("allows_all_profiles", "allowed_profiles")}),
         ("Conversations", {"fields": ("used_by_one_person", "only_own_conversations", "on_disconnect")}),
+        ("Requests", {"fields": ("refuses_ignored",)}),
     )
     add_fieldsets = ((None, {"fields": ("tenant", "name", "expires_at", "notes")}), *_limits)
     fieldsets = (  # type: ignore[assignment]  # a tuple of more shapes than the stubs foresee
@@ -199,7 +200,7 @@ class ApiKeyAdmin(ModelAdmin[ApiKey]):
             issuing.save_key(obj)
             return
         columns = ["tenant", "name", "can_chat", "can_manage", "is_global", "only_own_conversations"]
-        columns += ["expires_at", "notes"]
+        columns += ["refuses_ignored", "expires_at", "notes"]
         made, text = issuing.create_key(
             **{name: form.cleaned_data[name] for name in columns}, profiles=form.chosen_profiles
         )
