@@ -11,6 +11,7 @@ import datetime as dt
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,7 +19,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from chatgateway import agents, message_store, sql
+from chatgateway import agents, ledger, message_store, sql
 from chatgateway.agentserver.schemas import DurableEvent
 from chatgateway.errors import GatewayError
 from chatgateway.models import AgentServer, Attempt, Conversation, Event, Turn
@@ -102,6 +103,7 @@ def open_turn(
     parent: Turn | None = None,
     request_digest: str = "",
     continued_text: str = "",
+    held_usd: Decimal | None = None,
 ) -> Turn:
     """Write the row of a turn, its messages and its first attempt.
 
@@ -120,6 +122,7 @@ def open_turn(
     turn.parent, turn.request_digest = parent, request_digest
     turn.continued_text = message_store.storable_text(continued_text)
     turn.deadline_at = deadline_at
+    turn.held_usd = held_usd
     turn.lease_owner = lease_owner
     turn.lease_expires_at = LEASE_END
     turn.lease_generation = 1
@@ -240,6 +243,7 @@ def close_turn(turn: Turn, ending: Ending, *, leaf_event_id: str = "") -> None:
     if ending.error is not None:
         _set_error(turn, ending.error)
     _update_mine(turn, {name: getattr(turn, name) for name in _CLOSING_COLUMNS})
+    ledger.settle(turn)
 
 
 _CLOSING_COLUMNS = (

@@ -170,6 +170,7 @@ class ChatCompletionsView(V1View):
             **({CONVERSATION_HEADER: str(found.live.conversation_id)} if found.live.conversation_id else {}),
             MATCH_HEADER: found.match,
             **({IGNORED_HEADER: ", ".join(chat.ignored)} if chat.ignored else {}),
+            **found.limits,
             **({REPLAYED_HEADER: "true"} if found.is_replay else {}),
         }
         return await (self._streamed(found, chat) if chat.stream else self._collected(found, chat))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import httpx
@@ -12,7 +13,7 @@ import pytest
 from openai import OpenAI
 from pydantic import BaseModel
 
-from chatgateway.models import Turn
+from chatgateway.models import Attempt, Turn
 from tests import factories
 from tests.fakes.agent_script import Answer, Fail, Gate, Step, Usage
 from tests.fakes.agent_server import FakeAgentServer
@@ -185,3 +186,68 @@ def test_a_bad_schema_is_refused_before_anything_starts(
 
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "response_format.json_schema.schema")
     assert not agent_server.conversations
+
+
+# --- another process goes on ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def successor(served: LiveGateway, settings: Any) -> Iterator[LiveGateway]:
+    """Runs beside the first gateway, which gives up its turns quickly when it is stopped."""
+    settings.GATEWAY_SHUTDOWN_GRACE_SECONDS = 0.1
+    running = LiveGateway()
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.mark.parametrize("is_held", [(True, False), (False, True)], ids=["first answer", "correction"])
+def test_a_process_that_takes_the_turn_over_asks_for_the_answer_once_more_and_no_more(
+    http: httpx.Client,
+    served: LiveGateway,
+    successor: LiveGateway,
+    agent_server: FakeAgentServer,
+    is_held: tuple[bool, bool],
+) -> None:
+    gate = Gate()
+    for text, held in zip((WRONG, RIGHT), is_held, strict=True):
+        agent_server.script(Answer(text, gate=gate if held else None))
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(http.post, CHAT, json=question(response_format=PERSON))
+        gate.wait_until_reached()
+        eventually(lambda: Turn.objects.get().user_event_seq is not None)
+        served.stop()
+        gate.open()
+        call.result(timeout=60)
+
+    eventually(lambda: Turn.objects.get().outcome != "open")
+
+    turn = Turn.objects.get()
+    assert (turn.outcome, turn.answer, turn.lease_generation) == ("answered", RIGHT, 2)
+    assert len(said(agent_server)) == 2
+
+
+def test_who_joins_the_turn_in_another_process_gets_the_cut_answer(
+    http: httpx.Client, served: LiveGateway, agent_server: FakeAgentServer
+) -> None:
+    gate = Gate()
+    agent_server.script(Answer(chunks=("one ", "E", "ND two"), gate=gate, hold_after=1))
+    asked, key = question(stream=True, stop="END"), {"Idempotency-Key": "k"}
+    other = LiveGateway()
+    other.start()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(http.post, CHAT, json=asked, headers=key)
+        gate.wait_until_reached()
+        second = pool.submit(http.post, other.url + CHAT, json=asked, headers=key)
+        eventually(lambda: Attempt.objects.count() == 2)
+        gate.open()
+        texts = [call.result(timeout=60).text for call in (first, second)]
+    other.stop()
+
+    assert [content_of(text) for text in texts] == ["one ", "one "]
+    assert Turn.objects.count() == 1
+
+
+def content_of(stream: str) -> str:
+    data = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith("data: {")]
+    return "".join(choice["delta"].get("content") or "" for one in data for choice in one["choices"])
