@@ -47,11 +47,11 @@ def test_an_answer_ends_before_a_stop_sequence(ask: Ask) -> None:
 
 def test_an_answer_is_gone_on_with(sdk: OpenAI, llm: ScriptedLlm) -> None:
     messages = [{"role": "user", "content": "count #script:plain"}]
-    first = sdk.chat.completions.with_raw_response.create(model="openhands_chat", messages=messages)  # type: ignore[arg-type]
+    first = sdk.chat.completions.with_raw_response.create(model="openhands_chat", messages=messages)
     messages.append({"role": "assistant", "content": "This is a plain answer."})
     llm.enqueue(Answer(text=" And more."))
 
-    more = sdk.chat.completions.with_raw_response.create(model="openhands_chat", messages=messages)  # type: ignore[arg-type]
+    more = sdk.chat.completions.with_raw_response.create(model="openhands_chat", messages=messages)
 
     name = "X-OpenHands-ServerConversation-ID"
     assert more.headers[name] == first.headers[name]
