@@ -83,6 +83,8 @@ class Ending:
     is_usage_estimated: bool = False
     run_ended: bool = True
     first_text_at: dt.datetime | None = None
+    answered_by: str = ""  # of a housekeeping call: a `Turn.AnsweredBy`
+    detail: str = ""  # what auditors should know of a good end
 
 
 def open_turn(
@@ -98,6 +100,7 @@ def open_turn(
     at: int,
     parent: Turn | None = None,
     request_digest: str = "",
+    elided_messages: int = 0,
 ) -> Turn:
     """Write the row of a turn, its messages and its first attempt.
 
@@ -105,22 +108,31 @@ def open_turn(
     it goes on after. Raises IntegrityError if another turn was first to do so in the same conversation.
     """
     turn = _new_turn(arrival, asked)
-    turn.idempotency_key = arrival.idempotency_key
-    turn.profile = profile
-    turn.profile_snapshot = agents.snapshot(profile)
+    _drive(turn, arrival, profile=profile, lease_owner=lease_owner, deadline_at=deadline_at)
     turn.prices = profile.prices()
     turn.conversation = conversation
     turn.incarnation = conversation.incarnation
     turn.match = match
+    turn.elided_messages = elided_messages
     turn.parent, turn.request_digest = parent, request_digest
-    turn.deadline_at = deadline_at
-    turn.lease_owner = lease_owner
-    turn.lease_expires_at = LEASE_END
-    turn.lease_generation = 1
     turn.arrival = at
     if server is not None:
         turn.phase, turn.agent_server, turn.server_url = Turn.Phase.STARTING, server, server.url
         turn.started_at = turn.opened_at
+    sql.insert([turn])
+    _attach(turn, arrival)
+    return turn
+
+
+def open_housekeeping(
+    *, arrival: Arrival, asked: Asked, profile: Profile, task: str, lease_owner: str, deadline_at: dt.datetime
+) -> Turn:
+    """Write the row of a housekeeping call: a turn that has no conversation, needs no slot and has begun."""
+    turn = _new_turn(arrival, asked)
+    _drive(turn, arrival, profile=profile, lease_owner=lease_owner, deadline_at=deadline_at)
+    turn.kind, turn.housekeeping_task = Turn.Kind.HOUSEKEEPING, task
+    turn.prices = profile.housekeeping_prices()
+    turn.phase, turn.started_at = Turn.Phase.RUNNING, turn.opened_at
     sql.insert([turn])
     _attach(turn, arrival)
     return turn
@@ -165,7 +177,7 @@ def release(turn: Turn) -> None:
 
 
 def advance(turn: Turn, **changes: Any) -> None:
-    """Write where the driver has got to (`phase`, `accepted_at`, `user_event_seq`, `incarnation`, `match`)."""
+    """Write where the driver has got to (`phase`, `accepted_at`, `user_event_seq`, `incarnation`, `match`, …)."""
     _update_mine(turn, changes)
     for name, value in changes.items():
         setattr(turn, name, value)
@@ -220,6 +232,8 @@ def close_turn(turn: Turn, ending: Ending, *, leaf_event_id: str = "") -> None:
     turn.cache_write_tokens = ending.usage.cache_write
     turn.reasoning_tokens = ending.usage.reasoning
     turn.is_usage_estimated = ending.is_usage_estimated
+    turn.answered_by = ending.answered_by
+    turn.error_detail = message_store.storable_text(ending.detail)[:20_000]
     turn.cost_usd = cost_usd(
         turn.prices,
         input_tokens=ending.usage.input,
@@ -252,6 +266,7 @@ _CLOSING_COLUMNS = (
     "reasoning_tokens",
     "is_usage_estimated",
     "cost_usd",
+    "answered_by",
     "http_status",
     "finish_reason",
     "error_type",
@@ -400,6 +415,17 @@ def _new_turn(arrival: Arrival, asked: Asked, *, is_refused: bool = False) -> Tu
         address=arrival.address[:64],
         arrival=new_arrival(),
     )
+
+
+def _drive(turn: Turn, arrival: Arrival, *, profile: Profile, lease_owner: str, deadline_at: dt.datetime) -> None:
+    """Give a new turn to the process that is to bring it to its end."""
+    turn.idempotency_key = arrival.idempotency_key
+    turn.profile = profile
+    turn.profile_snapshot = agents.snapshot(profile)
+    turn.deadline_at = deadline_at
+    turn.lease_owner = lease_owner
+    turn.lease_expires_at = LEASE_END
+    turn.lease_generation = 1
 
 
 def _attach(turn: Turn, arrival: Arrival, *, detached_at: dt.datetime | None = None) -> None:

@@ -54,7 +54,8 @@ class Found:
     `how` is the value of the response header. `parts` is the user message for the agent: the new turn alone when the
     conversation goes on, with the earlier turns told in it when it is new. `whole` is the message for an agent that has
     to be made anew; None leaves it to the record (`told_again`). `parent` is the turn it goes on after, and
-    `request_digest` what a client's history is recognised by afterwards.
+    `request_digest` what a client's history is recognised by afterwards. `elided` counts the earlier messages that are
+    not told in `parts`, or not whole.
     """
 
     conversation: Conversation
@@ -63,6 +64,7 @@ class Found:
     whole: tuple[UserPart, ...] | None = None
     parent: Turn | None = None
     request_digest: str = ""
+    elided: int = 0
 
     @property
     def is_new(self) -> bool:

@@ -15,19 +15,21 @@ from django.db.models.functions import Now
 from django.db.utils import IntegrityError
 from django.utils import timezone
 
-from chatgateway import audit, conversations, endings, metrics, repeats, servers
+from chatgateway import audit, conversations, endings, housekeeping, metrics, repeats, servers
 from chatgateway.agentserver.exceptions import AgentServerError, ConversationMissing
 from chatgateway.answer import Showing, ShowingRules
 from chatgateway.audit import Arrival, Asked
 from chatgateway.conversations import Found, Named
 from chatgateway.drivers import Drivers, current
 from chatgateway.errors import AgentRunFailed, AgentServerUnavailable, GatewayError
+from chatgateway.housekeeping import Chore
 from chatgateway.live import LiveTurn
 from chatgateway.models import Conversation, Turn
-from chatgateway.openai_api import chat_request
 from chatgateway.openai_api.chat_request import ChatRequest, LlmOverrides
+from chatgateway.openai_api.housekeeping import Task
 from chatgateway.places import StillOpen
 from chatgateway.preparation import Assignment
+from chatgateway.stored_reply import request_of
 from chatgateway.writer import writer
 from profiles.models import OnDisconnect, Profile
 
@@ -50,13 +52,16 @@ LOOK_SECONDS = 0.05
 class Subscription:
     """A request's place among those who wait for a turn.
 
-    `match` says how the conversation was found. `is_replay`: the turn had ended when the request came.
-    `cancels`: the run is stopped when nobody waits any more, after `grace_seconds`.
+    `match` says how the conversation was found, empty for a housekeeping call, whose `task` is told. `elided` counts
+    what was left out of the told history. `is_replay`: the turn had ended when the request came. `cancels`: the run is
+    stopped when nobody waits any more, after `grace_seconds`.
     """
 
     live: LiveTurn
     arrival: Arrival
     match: str
+    task: str
+    elided: int
     is_replay: bool
     cancels: bool
     grace_seconds: float
@@ -72,12 +77,20 @@ async def join_or_open(
     """
     drivers = current()
     drivers.refuse_if_draining()
+    # Who names a conversation means that conversation.
+    task = housekeeping.task_of(chat, profile) if named.conversation_id is None else None
 
-    def join_or_open_row(*, may_wait: bool) -> tuple[Turn, Found | None]:
+    def join_or_open_row(*, may_wait: bool) -> tuple[Turn, Found | Task | None]:
         repeated = repeats.find(arrival)
         if repeated is not None:
             audit.join(repeated, arrival)
             return repeated, None
+        if task is not None:
+            lease_owner = drivers.owner
+            opened = housekeeping.open_turn(
+                arrival=arrival, asked=asked, profile=profile, task=task, lease_owner=lease_owner
+            )
+            return opened, task
         return _open_row(
             lease_owner=drivers.owner,
             arrival=arrival,
@@ -97,6 +110,8 @@ async def join_or_open(
         logger.info("request %s joins turn %s", arrival.request_id, turn.pk)
         metrics.request_joined()
         live = drivers.subscription(turn)
+    elif isinstance(found, str):
+        live = drivers.start_housekeeping(Chore(turn=turn, profile=profile, chat=chat, task=found))
     else:
         live = drivers.start(
             Assignment(
@@ -114,13 +129,17 @@ async def join_or_open(
         live=live,
         arrival=arrival,
         match=turn.match,
+        task=turn.housekeeping_task,
+        elided=turn.elided_messages,
         is_replay=found is None and turn.outcome != Turn.Outcome.OPEN,
-        cancels=(arrival.caller.on_disconnect or profile.on_disconnect) == OnDisconnect.CANCEL,
+        # An LLM call cannot be taken back; what it costs is better known than guessed.
+        cancels=turn.kind == Turn.Kind.AGENT
+        and (arrival.caller.on_disconnect or profile.on_disconnect) == OnDisconnect.CANCEL,
         grace_seconds=profile.disconnect_grace_seconds if arrival.may_be_repeated and not chat.stream else 0,
     )
 
 
-async def _patiently(open_row: Callable[..., tuple[Turn, Found | None]]) -> tuple[Turn, Found | None]:
+async def _patiently(open_row: Callable[..., tuple[Turn, Found | Task | None]]) -> tuple[Turn, Found | Task | None]:
     """Open a turn. One that goes on after an answer whose reader has just gone away waits for that to be put down."""
     started = time.monotonic()
     while True:
@@ -163,6 +182,7 @@ def _open_row(
         match=found.how,
         parent=found.parent,
         request_digest=found.request_digest,
+        elided_messages=found.elided,
         server=server,
         lease_owner=lease_owner,
         deadline_at=timezone.now() + dt.timedelta(seconds=profile.time_limit_seconds),
@@ -303,6 +323,11 @@ async def free_slots(limit: int = ADOPT_LIMIT) -> int:
 
 async def _adopt(drivers: Drivers, turn: Turn) -> None:
     conversation, profile = turn.conversation, turn.profile
+    if turn.kind == Turn.Kind.HOUSEKEEPING and profile is not None:
+        live = drivers.start_housekeeping(await writer.run(lambda: housekeeping.taken_over(turn, profile)))
+        if turn.cancel_requested_at is not None:
+            live.request_cancel(turn.cancel_reason)
+        return
     if conversation is None or profile is None:
         await _give_up(turn, AgentRunFailed("The gateway was restarted, and the profile or conversation is gone."))
         return
@@ -336,13 +361,7 @@ def _begin_again(turn: Turn, conversation: Conversation, profile: Profile) -> As
     policy = (turn.api_key.on_disconnect if turn.api_key else "") or profile.on_disconnect
     if policy == OnDisconnect.CANCEL and not audit.is_waited_for(turn):
         return None
-    chat = chat_request.parse(
-        audit.rebuild_request(turn),
-        client_tools="ignore",
-        accepts_images=True,
-        accepts_remote_images=True,
-        honours_overrides=profile.allows_overrides,
-    )
+    chat = request_of(turn, profile)
     found = conversations.found_before(turn, conversation, chat.transcript)
     return Assignment(
         turn=turn,
