@@ -132,7 +132,7 @@ def open_housekeeping(
     _drive(turn, arrival, profile=profile, lease_owner=lease_owner, deadline_at=deadline_at)
     turn.kind, turn.housekeeping_task = Turn.Kind.HOUSEKEEPING, task
     turn.prices = profile.housekeeping_prices()
-    turn.phase, turn.started_at = Turn.Phase.RUNNING, turn.opened_at
+    turn.phase = Turn.Phase.RUNNING
     sql.insert([turn])
     _attach(turn, arrival)
     return turn

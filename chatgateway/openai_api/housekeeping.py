@@ -27,12 +27,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from chatgateway.openai_api.chat_request import ChatRequest
+from chatgateway.openai_api.eliding import shortened
 from chatgateway.openai_api.transcript import EarlierMessage, Transcript, user_text
 
 Task = Literal["title", "tags", "follow_ups", "queries", "autocomplete", "emoji", "image_prompt", "other"]
 
 # A title takes the beginning and the end of what was said; a long document in between only costs.
-MOST_CHARS = 40_000
+MOST_BYTES = 40_000
 # Enough for a title with its thoughts. Clients that send less mean it: an emoji takes 4.
 MOST_OUTPUT_TOKENS = 2_000
 
@@ -208,26 +209,18 @@ def messages_for(transcript: Transcript) -> list[dict[str, str]]:
     spoken = [_message(one) for one in (*transcript.earlier, *transcript.new)]
     system = [{"role": "system", "content": transcript.system_suffix}] if transcript.system_suffix else []
     kept: list[dict[str, str]] = []
-    left = MOST_CHARS - sum(len(one["content"]) for one in system)
+    left = MOST_BYTES - sum(len(one["content"]) for one in system)
     for message in reversed(spoken):
         if kept and left < len(message["content"]):
             break
-        kept.append({**message, "content": shortened(message["content"], MOST_CHARS)})
+        kept.append({**message, "content": shortened(message["content"], MOST_BYTES)})
         left -= len(message["content"])
-    return [*({**one, "content": shortened(one["content"], MOST_CHARS)} for one in system), *reversed(kept)]
+    return [*({**one, "content": shortened(one["content"], MOST_BYTES)} for one in system), *reversed(kept)]
 
 
 def _message(message: EarlierMessage) -> dict[str, str]:
     role = "assistant" if message.role == "assistant" else "user"
     return {"role": role, "content": user_text(message.parts) or "…"}
-
-
-def shortened(text: str, most: int) -> str:
-    """`text` with its middle left out, and a note of how much that was, if it has more than `most` characters."""
-    if len(text) <= most:
-        return text
-    left_out = len(text) - most
-    return f"{text[: most - most // 2]}\n[… {left_out:,} characters left out …]\n{text[len(text) - most // 2 :]}"
 
 
 def response_format(chat: ChatRequest) -> dict[str, Any] | None:

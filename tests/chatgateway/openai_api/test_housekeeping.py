@@ -224,7 +224,7 @@ def test_a_template_answers_in_the_form_that_was_asked_for(name: str) -> None:
     task, messages = (SHAPES | UNSTREAMED_ONLY)[name]
     expected = TEMPLATES[name]
 
-    answer = housekeeping.template(task, asked(*messages))  # type: ignore[arg-type]
+    answer = housekeeping.template(task, asked(*messages))
 
     assert (json.loads(answer) if isinstance(expected, dict) else answer) == expected
 
@@ -256,7 +256,7 @@ def test_a_long_document_is_asked_about_by_its_beginning_and_its_end() -> None:
 
     [message] = housekeeping.messages_for(chat.transcript)
 
-    assert len(message["content"]) < housekeeping.MOST_CHARS + 100
+    assert len(message["content"]) < housekeeping.MOST_BYTES + 100
     assert message["content"].startswith("### Task:\nGenerate a concise title")
     assert message["content"].endswith("</chat_history>")
     assert "960," in message["content"]
