@@ -11,6 +11,7 @@ import datetime as dt
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,7 +19,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from chatgateway import agents, message_store, sql
+from chatgateway import agents, ledger, message_store, sql
 from chatgateway.agentserver.schemas import DurableEvent
 from chatgateway.errors import GatewayError
 from chatgateway.models import AgentServer, Attempt, Conversation, Event, Turn
@@ -101,6 +102,7 @@ def open_turn(
     parent: Turn | None = None,
     request_digest: str = "",
     elided_messages: int = 0,
+    held_usd: Decimal | None = None,
 ) -> Turn:
     """Write the row of a turn, its messages and its first attempt.
 
@@ -115,6 +117,7 @@ def open_turn(
     turn.match = match
     turn.elided_messages = elided_messages
     turn.parent, turn.request_digest = parent, request_digest
+    turn.held_usd = held_usd
     turn.arrival = at
     if server is not None:
         turn.phase, turn.agent_server, turn.server_url = Turn.Phase.STARTING, server, server.url
@@ -125,13 +128,21 @@ def open_turn(
 
 
 def open_housekeeping(
-    *, arrival: Arrival, asked: Asked, profile: Profile, task: str, lease_owner: str, deadline_at: dt.datetime
+    *,
+    arrival: Arrival,
+    asked: Asked,
+    profile: Profile,
+    task: str,
+    lease_owner: str,
+    deadline_at: dt.datetime,
+    held_usd: Decimal | None = None,
 ) -> Turn:
     """Write the row of a housekeeping call: a turn that has no conversation, needs no slot and has begun."""
     turn = _new_turn(arrival, asked)
     _drive(turn, arrival, profile=profile, lease_owner=lease_owner, deadline_at=deadline_at)
     turn.kind, turn.housekeeping_task = Turn.Kind.HOUSEKEEPING, task
     turn.prices = profile.housekeeping_prices()
+    turn.held_usd = held_usd
     turn.phase = Turn.Phase.RUNNING
     sql.insert([turn])
     _attach(turn, arrival)
@@ -247,6 +258,7 @@ def close_turn(turn: Turn, ending: Ending, *, leaf_event_id: str = "") -> None:
     if ending.error is not None:
         _set_error(turn, ending.error)
     _update_mine(turn, {name: getattr(turn, name) for name in _CLOSING_COLUMNS})
+    ledger.settle(turn)
 
 
 _CLOSING_COLUMNS = (

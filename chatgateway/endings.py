@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from chatgateway import outcomes
@@ -16,6 +16,7 @@ from chatgateway.errors import (
     AgentServerUnavailable,
     AgentTimedOut,
     GatewayError,
+    InsufficientQuota,
     TurnCancelled,
 )
 from chatgateway.models import Turn
@@ -171,6 +172,8 @@ def of_run(run: Run, *, profile: Profile) -> Ending:
 
 def stopped(run: Run) -> Ending:
     """How a turn ends that was cancelled or reached its deadline. What was written so far is kept."""
+    if run.stopped_by == Turn.CEILING:
+        return _out_of_money(run)
     is_deadline = run.stopped_by == "deadline"
     error: GatewayError
     if is_deadline:
@@ -183,6 +186,22 @@ def stopped(run: Run) -> Ending:
         error=error,
         run_ended=run.ended is not None or not run.began,
     )
+
+
+def _out_of_money(run: Run) -> Ending:
+    """What was written is the answer, cut; without any text the caller learns why there is none."""
+    text = run.showing.collected or run.showing.partial()
+    if text:
+        return replace(
+            _answered(run, text, "length"),
+            usage=run.usage + run.unfinished_call,
+            is_usage_estimated=run.unfinished_call != TokenCounts(),
+            run_ended=run.ended is not None,
+        )
+    error = InsufficientQuota(
+        "The agent was stopped before it had an answer: it used up what this turn, the API key or its tenant may cost."
+    )
+    return replace(failed(run, error), run_ended=run.ended is not None)
 
 
 def failed(run: Run, error: GatewayError) -> Ending:

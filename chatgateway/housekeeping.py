@@ -18,7 +18,7 @@ from typing import Literal, cast
 from django.conf import settings
 from django.utils import timezone
 
-from chatgateway import audit, metrics
+from chatgateway import audit, ceilings, metrics, servers
 from chatgateway.audit import Arrival, Asked
 from chatgateway.errors import GatewayError, InternalError, TurnCancelled
 from chatgateway.live import LiveTurn
@@ -70,17 +70,26 @@ class _Answer:
     why: str = ""
 
 
-def open_turn(*, arrival: Arrival, asked: Asked, profile: Profile, task: prompts.Task, lease_owner: str) -> Turn:
-    """Write the turn of a housekeeping call. Inside the transaction that looks for what it repeats."""
+def open_turn(
+    *, arrival: Arrival, asked: Asked, profile: Profile, task: prompts.Task, lease_owner: str
+) -> tuple[Turn, dict[str, str]]:
+    """Write the turn of a housekeeping call, and return it with headers that say what is left of the caller's ceilings.
+
+    Inside the transaction that looks for what it repeats. Raises what `ceilings.admit` raises.
+    """
+    servers.lock()  # nobody else opens a turn meanwhile
+    admission = ceilings.admit(arrival.caller, profile, is_housekeeping=True)
     seconds = settings.GATEWAY_HOUSEKEEPING_SECONDS + GRACE_SECONDS
-    return audit.open_housekeeping(
+    turn = audit.open_housekeeping(
         arrival=arrival,
         asked=asked,
         profile=profile,
         task=task,
         lease_owner=lease_owner,
         deadline_at=timezone.now() + dt.timedelta(seconds=seconds),
+        held_usd=admission.held_usd,
     )
+    return turn, admission.headers
 
 
 def taken_over(turn: Turn, profile: Profile) -> Chore:

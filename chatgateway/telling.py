@@ -91,8 +91,12 @@ def _audited(conversation: Conversation) -> Iterator[EarlierMessage]:
 def message_after(turn: Turn, sent: SentHistory, transcript: Transcript, *, profile: Profile) -> Told:
     """Return the new turn, with what the agent does not know of the turn before: how its answer was cut, and the turn
     itself if the conversation went back to where it had stood before that."""
-    if turn.outcome == Turn.Outcome.ANSWERED:
+    is_cut = turn.cancel_reason == Turn.CEILING and turn.finish_reason == "length"
+    if turn.outcome == Turn.Outcome.ANSWERED and not is_cut:
         return Told(parts=transcript.user_parts)
+    if is_cut:  # in mid-answer; what there was of it was delivered
+        fence = new_fence([turn.answer, user_text(transcript.user_parts)], lambda: secrets.token_hex(8))
+        return Told(parts=after_stop(transcript.user_parts, seen=turn.answer, fence=fence))
     if _is_in_log(turn):
         seen = user_text(transcript.earlier[-1].parts) if transcript.earlier[-1].role == "assistant" else ""
         fence = new_fence([seen, user_text(transcript.user_parts)], lambda: secrets.token_hex(8))

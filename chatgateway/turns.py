@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from django.db.utils import IntegrityError
 from django.utils import timezone
 
-from chatgateway import audit, conversations, endings, housekeeping, metrics, repeats, servers
+from chatgateway import audit, ceilings, conversations, endings, housekeeping, metrics, repeats, servers
 from chatgateway.agentserver.exceptions import AgentServerError, ConversationMissing
 from chatgateway.answer import Showing, ShowingRules
 from chatgateway.audit import Arrival, Asked
@@ -65,6 +65,12 @@ class Subscription:
     is_replay: bool
     cancels: bool
     grace_seconds: float
+    limits: dict[str, str]  # headers that say what is left of the caller's ceilings
+
+
+# The turn, its place in a conversation or its task as a housekeeping call (None: it was there already), and what is
+# left of the caller's ceilings.
+_Opened = tuple[Turn, Found | Task | None, dict[str, str]]
 
 
 async def join_or_open(
@@ -80,17 +86,17 @@ async def join_or_open(
     # Who names a conversation means that conversation.
     task = housekeeping.task_of(chat, profile) if named.conversation_id is None else None
 
-    def join_or_open_row(*, may_wait: bool) -> tuple[Turn, Found | Task | None]:
+    def join_or_open_row(*, may_wait: bool) -> _Opened:
         repeated = repeats.find(arrival)
         if repeated is not None:
             audit.join(repeated, arrival)
-            return repeated, None
+            return repeated, None, {}
         if task is not None:
             lease_owner = drivers.owner
-            opened = housekeeping.open_turn(
+            opened, limits = housekeeping.open_turn(
                 arrival=arrival, asked=asked, profile=profile, task=task, lease_owner=lease_owner
             )
-            return opened, task
+            return opened, task, limits
         return _open_row(
             lease_owner=drivers.owner,
             arrival=arrival,
@@ -102,10 +108,10 @@ async def join_or_open(
         )
 
     try:
-        turn, found = await _patiently(join_or_open_row)
+        turn, found, limits = await _patiently(join_or_open_row)
     except IntegrityError:
         # The same Idempotency-Key, or the same history, came to another process at the same moment and was first.
-        turn, found = await _patiently(join_or_open_row)
+        turn, found, limits = await _patiently(join_or_open_row)
     if found is None:
         logger.info("request %s joins turn %s", arrival.request_id, turn.pk)
         metrics.request_joined()
@@ -136,10 +142,11 @@ async def join_or_open(
         cancels=turn.kind == Turn.Kind.AGENT
         and (arrival.caller.on_disconnect or profile.on_disconnect) == OnDisconnect.CANCEL,
         grace_seconds=profile.disconnect_grace_seconds if arrival.may_be_repeated and not chat.stream else 0,
+        limits=limits,
     )
 
 
-async def _patiently(open_row: Callable[..., tuple[Turn, Found | Task | None]]) -> tuple[Turn, Found | Task | None]:
+async def _patiently(open_row: Callable[..., _Opened]) -> _Opened:
     """Open a turn. One that goes on after an answer whose reader has just gone away waits for that to be put down."""
     started = time.monotonic()
     while True:
@@ -160,8 +167,9 @@ def _open_row(
     profile: Profile,
     named: Named,
     may_wait: bool,
-) -> tuple[Turn, Found]:
-    servers.lock()  # from here on no sweep ends the conversation's time
+) -> _Opened:
+    servers.lock()  # from here on no sweep ends the conversation's time, and nobody else opens a turn
+    admission = ceilings.admit(arrival.caller, profile)
     at = audit.new_arrival()
     found = conversations.find_for(
         caller=arrival.caller,
@@ -187,8 +195,9 @@ def _open_row(
         lease_owner=lease_owner,
         deadline_at=timezone.now() + dt.timedelta(seconds=profile.time_limit_seconds),
         at=at,
+        held_usd=admission.held_usd,
     )
-    return turn, found
+    return turn, found, admission.headers
 
 
 def leave(subscription: Subscription, *, delivered: bool) -> None:

@@ -154,6 +154,7 @@ class ChatCompletionsView(V1View):
             **({HOUSEKEEPING_HEADER: found.task} if found.task else {}),
             **({ELIDED_HEADER: str(found.elided)} if found.elided else {}),
             **({IGNORED_HEADER: ", ".join(chat.ignored)} if chat.ignored else {}),
+            **found.limits,
             **({REPLAYED_HEADER: "true"} if found.is_replay else {}),
         }
         return await (self._streamed(found, chat) if chat.stream else self._collected(found, chat))

@@ -12,6 +12,7 @@ from django.db.models import Q
 from django.db.models.functions import Lower
 from django.utils import timezone
 
+from profiles.ceilings import CeilingColumns
 from profiles.fields import EncryptedJSONField, EncryptedTextField
 from profiles.http_urls import validate_http_url
 from profiles.querysets import ApiKeyQuerySet, ProfileQuerySet
@@ -23,7 +24,7 @@ slug_validator = RegexValidator(
 )
 
 
-class Tenant(models.Model):
+class Tenant(CeilingColumns):
     """Whom traffic is for: a customer, a team, a person. Owns keys and conversations.
 
     A conversation belongs to the tenant and not to the key, so that replacing a key keeps the history.
@@ -463,7 +464,7 @@ def new_key_prefix() -> str:
     return secrets.token_hex(4)
 
 
-class ApiKey(models.Model):
+class ApiKey(CeilingColumns):
     """One caller's credential. The key itself is kept as up to two `ApiKeySecret` rows, so that it can be
     replaced without losing its history, limits and figures."""
 

@@ -17,7 +17,7 @@ from openai import OpenAI
 from pytest_django import Settings
 
 from chatgateway import audit
-from chatgateway.models import Conversation, Turn
+from chatgateway.models import Conversation, LedgerEntry, Turn
 from profiles.models import Profile
 from tests.chatgateway.openai_api import test_housekeeping as prompts
 from tests.fakes.agent_script import Answer
@@ -26,6 +26,7 @@ from tests.fakes.llm_socket import FakeLlmSocket
 from tests.waiting import eventually
 from tests.wire.chatting import CONVERSATION, MATCH, ChatClient, user
 from tests.wire.conftest import question
+from tests.wire.test_ceilings import limit
 from tests.wire.test_chat import CHAT, set_profile
 
 HOUSEKEEPING = "X-Gateway-Housekeeping"
@@ -248,6 +249,40 @@ def test_a_title_waits_for_no_agent_and_no_agent_waits_for_a_title(
     assert content(titles[0]) == "too late"
 
 
+def test_its_cost_counts_against_the_keys_ceiling_and_its_price_must_be_known(
+    http: httpx.Client, llm: FakeLlmSocket
+) -> None:
+    limit(usd_per_day=Decimal("0.01"))
+    llm.answer("Bread", input_tokens=8000, output_tokens=1000)
+
+    first, second = (http.post(CHAT, json=title()) for _ in range(2))
+    set_profile(utility_llm_model="openai/small", utility_catalogue={})
+    third = http.post(CHAT, json=title())
+
+    assert content(first) == "Bread"
+    assert LedgerEntry.objects.get().cost_usd == Decimal("0.01")
+    assert second.json()["error"]["code"] == "insufficient_quota"
+    assert third.json()["error"]["code"] == "price_unknown"
+    assert len(llm.calls) == 1
+
+
+def test_it_is_none_of_the_turns_of_which_a_key_may_have_so_many_at_once(
+    http: httpx.Client, agent_server: FakeAgentServer, llm: FakeLlmSocket
+) -> None:
+    limit(open_turns=1)
+    llm.hang()
+    titles: list[httpx.Response] = []
+    waiting = threading.Thread(target=lambda: titles.append(http.post(CHAT, json=title())))
+    waiting.start()
+    eventually(lambda: len(llm.calls) == 1)
+
+    answered = http.post(CHAT, json=question())
+    llm.go_on.set()
+    waiting.join(60)
+
+    assert (answered.status_code, titles[0].status_code) == (200, 200)
+
+
 # --- repeats ----------------------------------------------------------------------------------------------------------
 
 
@@ -330,6 +365,7 @@ def test_the_call_of_a_process_that_died_is_answered_from_the_template(http: htt
     """Whether the LLM was asked nobody knows, so it is not asked again."""
     llm.answer("Bread")
     http.post(CHAT, json=title(), headers={"Idempotency-Key": "title-1"})
+    LedgerEntry.objects.all().delete()
     Turn.objects.update(
         outcome="open", phase="running", closed_at=None, answer="", answered_by="", lease_owner="somebody who died",
         lease_expires_at=timezone.now() - dt.timedelta(minutes=1), run_ended_at=None,

@@ -6,8 +6,8 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('chatgateway', '0003_continuing_by_history'),
-        ('profiles', '0004_housekeeping_and_context_window'),
+        ('chatgateway', '0004_ceilings'),
+        ('profiles', '0005_housekeeping_and_context_window'),
     ]
 
     operations = [

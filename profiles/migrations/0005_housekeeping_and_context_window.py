@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('profiles', '0003_continuing_by_history'),
+        ('profiles', '0004_ceilings'),
     ]
 
     operations = [
