@@ -103,6 +103,7 @@ def snapshot(profile: Profile) -> dict[str, Any]:
         "slug": profile.slug,
         "llm_model": profile.llm_model,
         "llm_base_url": profile.llm_base_url,
+        "utility_llm_model": profile.utility_llm_model,
         "temperature": profile.temperature,
         "top_p": profile.top_p,
         "max_output_tokens": profile.max_output_tokens,

@@ -87,6 +87,8 @@ class Ending:
     is_usage_estimated: bool = False
     run_ended: bool = True
     first_text_at: dt.datetime | None = None
+    answered_by: str = ""  # of a housekeeping call: a `Turn.AnsweredBy`
+    detail: str = ""  # what auditors should know of a good end
 
 
 def open_turn(
@@ -103,6 +105,7 @@ def open_turn(
     parent: Turn | None = None,
     request_digest: str = "",
     continued_text: str = "",
+    elided_messages: int = 0,
     held_usd: Decimal | None = None,
 ) -> Turn:
     """Write the row of a turn, its messages and its first attempt.
@@ -112,24 +115,41 @@ def open_turn(
     `continued_text` is what the caller has of the answer that is to be gone on with.
     """
     turn = _new_turn(arrival, asked)
-    turn.idempotency_key = arrival.idempotency_key
-    turn.profile = profile
-    turn.profile_snapshot = agents.snapshot(profile)
+    _drive(turn, arrival, profile=profile, lease_owner=lease_owner, deadline_at=deadline_at)
     turn.prices = profile.prices()
     turn.conversation = conversation
     turn.incarnation = conversation.incarnation
     turn.match = match
+    turn.elided_messages = elided_messages
     turn.parent, turn.request_digest = parent, request_digest
     turn.continued_text = message_store.storable_text(continued_text)
-    turn.deadline_at = deadline_at
     turn.held_usd = held_usd
-    turn.lease_owner = lease_owner
-    turn.lease_expires_at = LEASE_END
-    turn.lease_generation = 1
     turn.arrival = at
     if server is not None:
         turn.phase, turn.agent_server, turn.server_url = Turn.Phase.STARTING, server, server.url
         turn.started_at = turn.opened_at
+    sql.insert([turn])
+    _attach(turn, arrival)
+    return turn
+
+
+def open_housekeeping(
+    *,
+    arrival: Arrival,
+    asked: Asked,
+    profile: Profile,
+    task: str,
+    lease_owner: str,
+    deadline_at: dt.datetime,
+    held_usd: Decimal | None = None,
+) -> Turn:
+    """Write the row of a housekeeping call: a turn that has no conversation, needs no slot and has begun."""
+    turn = _new_turn(arrival, asked)
+    _drive(turn, arrival, profile=profile, lease_owner=lease_owner, deadline_at=deadline_at)
+    turn.kind, turn.housekeeping_task = Turn.Kind.HOUSEKEEPING, task
+    turn.prices = profile.housekeeping_prices()
+    turn.held_usd = held_usd
+    turn.phase = Turn.Phase.RUNNING
     sql.insert([turn])
     _attach(turn, arrival)
     return turn
@@ -174,7 +194,7 @@ def release(turn: Turn) -> None:
 
 
 def advance(turn: Turn, **changes: Any) -> None:
-    """Write where the driver has got to (`phase`, `accepted_at`, `user_event_seq`, `incarnation`, `match`)."""
+    """Write where the driver has got to (`phase`, `accepted_at`, `user_event_seq`, `incarnation`, `match`, …)."""
     _update_mine(turn, changes)
     for name, value in changes.items():
         setattr(turn, name, value)
@@ -230,6 +250,8 @@ def close_turn(turn: Turn, ending: Ending, *, leaf_event_id: str = "") -> None:
     turn.cache_write_tokens = ending.usage.cache_write
     turn.reasoning_tokens = ending.usage.reasoning
     turn.is_usage_estimated = ending.is_usage_estimated
+    turn.answered_by = ending.answered_by
+    turn.error_detail = message_store.storable_text(ending.detail)[:20_000]
     turn.cost_usd = cost_usd(
         turn.prices,
         input_tokens=ending.usage.input,
@@ -263,6 +285,7 @@ _CLOSING_COLUMNS = (
     "reasoning_tokens",
     "is_usage_estimated",
     "cost_usd",
+    "answered_by",
     "http_status",
     "finish_reason",
     "error_type",
@@ -411,6 +434,17 @@ def _new_turn(arrival: Arrival, asked: Asked, *, is_refused: bool = False) -> Tu
         address=arrival.address[:64],
         arrival=new_arrival(),
     )
+
+
+def _drive(turn: Turn, arrival: Arrival, *, profile: Profile, lease_owner: str, deadline_at: dt.datetime) -> None:
+    """Give a new turn to the process that is to bring it to its end."""
+    turn.idempotency_key = arrival.idempotency_key
+    turn.profile = profile
+    turn.profile_snapshot = agents.snapshot(profile)
+    turn.deadline_at = deadline_at
+    turn.lease_owner = lease_owner
+    turn.lease_expires_at = LEASE_END
+    turn.lease_generation = 1
 
 
 def _attach(turn: Turn, arrival: Arrival, *, detached_at: dt.datetime | None = None) -> None:

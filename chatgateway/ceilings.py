@@ -60,21 +60,24 @@ def subjects_of(caller: Caller) -> list[_Subject]:
     return found
 
 
-def admit(caller: Caller, profile: Profile) -> Admission:
+def admit(caller: Caller, profile: Profile, *, is_housekeeping: bool = False) -> Admission:
     """Raise CeilingReached, InsufficientQuota or PriceUnknown if a turn may not begin now. No query without ceilings.
 
-    What is refused consumes nothing: only turns that were begun count.
+    What is refused consumes nothing: only turns that were begun count. A housekeeping call has a price of its own, and
+    is not one of the turns of which there may be so many at once: no agent works for it.
     """
     subjects = subjects_of(caller)
     if not subjects:
         return Admission()
     now = timezone.now()
+    prices = profile.housekeeping_prices() if is_housekeeping else profile.prices()
     headers: dict[str, str] = {}
     for subject in subjects:
-        _check_open_turns(subject)
+        if not is_housekeeping:
+            _check_open_turns(subject)
         _check_requests(subject, now, headers)
         _check_tokens(subject, now, headers)
-    return Admission(held_usd=_hold(subjects, caller, profile, now), headers=headers)
+    return Admission(held_usd=_hold(subjects, caller, profile, prices, now), headers=headers)
 
 
 def may_go_on(turn: Turn, cost: Decimal) -> bool:
@@ -108,12 +111,16 @@ def _subjects_of_turn(turn: Turn) -> list[_Subject]:
 
 def _check_open_turns(subject: _Subject) -> None:
     limit = subject.ceilings.open_turns
-    if limit is not None and _turns_of(subject).filter(outcome=Turn.Outcome.OPEN).count() >= limit:
+    if limit is not None and _open_agents(subject) >= limit:
         raise CeilingReached(
             f"{limit} turns of {subject.name} are under way, which is as many as may be at once. "
             "Try again when one of them has ended.",
             retry_after_seconds=HELD_RETRY_SECONDS,
         )
+
+
+def _open_agents(subject: _Subject) -> int:
+    return _turns_of(subject).filter(outcome=Turn.Outcome.OPEN, kind=Turn.Kind.AGENT).count()
 
 
 def _check_requests(subject: _Subject, now: dt.datetime, headers: dict[str, str]) -> None:
@@ -180,13 +187,15 @@ def _seconds(value: float) -> int:
 # --- money ----------------------------------------------------------------------------------------------------------
 
 
-def _hold(subjects: list[_Subject], caller: Caller, profile: Profile, now: dt.datetime) -> Decimal | None:
+def _hold(
+    subjects: list[_Subject], caller: Caller, profile: Profile, prices: dict[str, str], now: dt.datetime
+) -> Decimal | None:
     """Return what is to be set aside for a turn: its own ceiling; without one, what such turns usually cost; without
     any such turn, everything that is left, so that the first one is alone."""
     paying = [subject for subject in subjects if subject.ceilings.has_money]
     if not paying:
         return None
-    if not profile.prices():
+    if not prices:
         raise PriceUnknown(
             f"What the model of profile '{profile.slug}' costs is not known, so it cannot be used under a ceiling in "
             "USD. An administrator can give the profile prices."

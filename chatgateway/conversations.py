@@ -25,7 +25,7 @@ from chatgateway.openai_api.transcript import (
     divided,
 )
 from chatgateway.places import Place
-from chatgateway.telling import message_after, told, with_history_of
+from chatgateway.telling import Told, message_after, told, with_history_of
 from profiles.access import Caller
 from profiles.models import ApiKey, Profile
 
@@ -54,15 +54,17 @@ class Found:
     `how` is the value of the response header. `parts` is the user message for the agent: the new turn alone when the
     conversation goes on, with the earlier turns told in it when it is new. `whole` is the message for an agent that has
     to be made anew; None leaves it to the record (`told_again`). `parent` is the turn it goes on after, and
-    `request_digest` what a client's history is recognised by afterwards.
+    `request_digest` what a client's history is recognised by afterwards. `elided` counts the earlier messages that are
+    not told in `parts`, or not whole.
     """
 
     conversation: Conversation
     how: str
     parts: tuple[UserPart, ...]
-    whole: tuple[UserPart, ...] | None = None
+    whole: Told | None = None
     parent: Turn | None = None
     request_digest: str = ""
+    elided: int = 0
 
     @property
     def is_new(self) -> bool:
@@ -180,13 +182,15 @@ class _Search:
                 return self._new(sent, root_id=_root_of(conversation))
             conversation, how = self._branch(place.turn, conversation, server), "fork"
         transcript = divided(self._transcript, at=place.upto)
+        message = message_after(place.turn, sent, transcript, profile=self._profile)
         return Found(
             conversation=conversation,
             how=how,
-            parts=message_after(place.turn, sent, transcript),
-            whole=told(transcript),
+            parts=message.parts,
+            whole=told(transcript, profile=self._profile),
             parent=place.turn,
             request_digest=sent.request_digest,
+            elided=message.elided,
         )
 
     def _at_the_end(self, known: Conversation, sent: SentHistory, *, how: str) -> Found:
@@ -201,9 +205,8 @@ class _Search:
 
     def _new(self, sent: SentHistory, *, root_id: UUID | None = None) -> Found:
         conversation = self._create(self._transcript.system_suffix, root_id=root_id)
-        parts = told(self._transcript)
         how = "replay" if self._transcript.earlier else "new"
-        return Found(conversation=conversation, how=how, parts=parts, whole=parts, request_digest=sent.request_digest)
+        return self._telling(conversation, self._transcript, how=how, request_digest=sent.request_digest)
 
     def _anew(self, known: Conversation, sent: SentHistory) -> Found:
         """A new conversation in place of one whose agent cannot become what the request asks for."""
@@ -211,9 +214,19 @@ class _Search:
         is_told = bool(self._transcript.earlier)
         full = self._transcript if is_told else with_history_of(known, self._transcript)
         conversation = self._create(suffix, root_id=_root_of(known), told_from=None if is_told else known)
-        parts = told(full)
         digest = sent.request_digest if is_told else ""
-        return Found(conversation=conversation, how="replay", parts=parts, whole=parts, request_digest=digest)
+        return self._telling(conversation, full, how="replay", request_digest=digest)
+
+    def _telling(self, conversation: Conversation, full: Transcript, *, how: str, request_digest: str) -> Found:
+        whole = told(full, profile=self._profile)
+        return Found(
+            conversation=conversation,
+            how=how,
+            parts=whole.parts,
+            whole=whole,
+            request_digest=request_digest,
+            elided=whole.elided,
+        )
 
     def _create(
         self, system_suffix: str, *, root_id: UUID | None = None, told_from: Conversation | None = None
@@ -308,10 +321,14 @@ def not_found() -> NotFound:
 def found_before(turn: Turn, conversation: Conversation, transcript: Transcript) -> Found:
     """Return what `find_for` returned for a turn that was opened and never begun, by what was written down of it."""
     how, parts, whole = turn.match, transcript.user_parts, None
+    profile = turn.profile
+    assert profile is not None
     if how in ("new", "replay"):
         told_from = conversation.told_from
         is_told_from = told_from is not None and not transcript.earlier
-        parts = whole = told(with_history_of(told_from, transcript) if is_told_from and told_from else transcript)
+        full = with_history_of(told_from, transcript) if is_told_from and told_from else transcript
+        whole = told(full, profile=profile)
+        parts = whole.parts
     elif turn.parent is not None and turn.request_digest:
         scope = histories.scope(
             tenant_id=turn.tenant_id or 0,
@@ -323,7 +340,8 @@ def found_before(turn: Turn, conversation: Conversation, transcript: Transcript)
         place = places.of_turn(turn.parent, sent)
         if place is not None:
             at_place = divided(transcript, at=place.upto)
-            parts, whole = message_after(place.turn, sent, at_place), told(at_place)
+            parts = message_after(place.turn, sent, at_place, profile=profile).parts
+            whole = told(at_place, profile=profile)
     return Found(conversation=conversation, how=how, parts=parts, whole=whole, parent=turn.parent)
 
 

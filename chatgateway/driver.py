@@ -34,8 +34,9 @@ from chatgateway.endings import Run
 from chatgateway.errors import DatabaseUnavailable, GatewayError, InternalError, TooManyRequests
 from chatgateway.live import LiveTurn
 from chatgateway.models import AgentServer, Conversation, Turn
+from chatgateway.openai_api.error_body import to_failed
 from chatgateway.preparation import Assignment, Preparation
-from chatgateway.turn_events import AnswerShown, MessageAccepted, RunEvent, ShownEvent, TurnFailed, UsageReported
+from chatgateway.turn_events import AnswerShown, MessageAccepted, RunEvent, ShownEvent, UsageReported
 from chatgateway.writer import writer
 from profiles.pricing import cost_usd
 
@@ -48,8 +49,6 @@ INTERRUPT_EVERY_SECONDS = 1.0
 # Raw events reach the record at least this often, and in batches of at most this many.
 FLUSH_SECONDS = 1.0
 FLUSH_EVENTS = 50
-# Closing a row is worth trying again: a database that restarts is back within seconds.
-CLOSE_ATTEMPTS = (0.2, 1.0, 5.0)
 
 
 class Driver:
@@ -366,18 +365,11 @@ class Driver:
             audit.close_turn(turn, ending, leaf_event_id=leaf)
             conversations.settle(conversation, turn=turn, profile=profile, **settled)
 
-        for pause in (*CLOSE_ATTEMPTS, None):
-            try:
-                await writer.run(close)
-                break
-            except DatabaseError:
-                if pause is None:
-                    raise
-                await asyncio.sleep(pause)
+        await writer.run_patiently(close)
         self._flush()
         metrics.turn_closed(turn)
         assert ending.answered is not None or ending.error is not None
-        self.live.publish([ending.answered or _failed(cast("GatewayError", ending.error))])
+        self.live.publish([ending.answered or to_failed(cast("GatewayError", ending.error))])
 
     async def _close_bare(self, error: Exception) -> None:
         """Close a row whose proper end cannot be written: what can be wrong is left out."""
@@ -390,15 +382,4 @@ class Driver:
             metrics.turn_closed(turn)
         except (DatabaseError, audit.TurnLost):
             logger.exception("turn %s stays open; it will be taken over", turn.pk)
-        self.live.publish([_failed(failure)])
-
-
-def _failed(error: GatewayError) -> TurnFailed:
-    return TurnFailed(
-        status=error.status,
-        type=error.type,
-        code=error.code,
-        message=error.message,
-        param=error.param,
-        headers=error.headers,
-    )
+        self.live.publish([to_failed(failure)])

@@ -25,6 +25,7 @@ from chatgateway.agentserver.client import AgentServerClient, new_http_session
 from chatgateway.driver import Driver
 from chatgateway.errors import AgentServerUnavailable
 from chatgateway.follower import Follower, replay
+from chatgateway.housekeeping import Chore, Housekeeper
 from chatgateway.kept_feeds import KeptFeeds
 from chatgateway.live import LiveTurn
 from chatgateway.models import AgentServer, Conversation, Turn
@@ -69,14 +70,22 @@ class Drivers:
 
     def start(self, assignment: Assignment) -> LiveTurn:
         """Drive a turn in a task of its own and return what there is to subscribe to."""
-        turn = assignment.turn
-        live = self.live[turn.pk] = _live(turn)
+        live = _live(assignment.turn)
         driver = Driver(
             assignment, live, sessions=self.session, wait_for_slot=self.wait_for_slot, follow=self._follow_on
         )
+        return self._drive(assignment.turn, live, driver.drive())
+
+    def start_housekeeping(self, chore: Chore) -> LiveTurn:
+        """`start`, for a turn without an agent."""
+        live = _live(chore.turn)
+        return self._drive(chore.turn, live, Housekeeper(chore, live, follow=self._follow_on).drive())
+
+    def _drive(self, turn: Turn, live: LiveTurn, work: Coroutine[Any, Any, None]) -> LiveTurn:
+        self.live[turn.pk] = live
         # A fresh context: one inherited from a view would give every driver a thread of its own (measured: 62
         # threads for 60 drivers, 3 with a fresh one).
-        task = self._loop.create_task(driver.drive(), name=f"turn {turn.pk}", context=contextvars.Context())
+        task = self._loop.create_task(work, name=f"turn {turn.pk}", context=contextvars.Context())
         self._tasks[turn.pk] = task
         task.add_done_callback(lambda done: self._ended(turn.pk, done))
         self._renew()

@@ -54,6 +54,12 @@ _queue_seconds = Histogram(
 _tokens = Counter("gateway_tokens", "Tokens of closed turns.", ["profile", "kind"], registry=registry)
 _cost = Counter("gateway_cost_usd", "Cost of closed turns whose price is known.", ["profile"], registry=registry)
 _unpriced = Counter("gateway_unpriced_turns", "Closed turns whose price is unknown.", ["profile"], registry=registry)
+_housekeeping = Counter(
+    "gateway_housekeeping_calls",
+    "Calls of chat UIs for titles and the like that were answered without an agent.",
+    ["profile", "task", "answered_by"],
+    registry=registry,
+)
 _joins = Counter("gateway_joined_requests", "Requests that joined the turn they repeat.", registry=registry)
 _take_overs = Counter("gateway_turns_taken_over", "Turns taken over from another process.", registry=registry)
 
@@ -65,7 +71,10 @@ def turn_closed(turn: Turn) -> None:
     if turn.error_code:
         _errors.labels(turn.error_code).inc()
     seconds = _seconds_until(turn, turn.closed_at)
-    if turn.outcome != Turn.Outcome.REFUSED:
+    if turn.kind == Turn.Kind.HOUSEKEEPING:
+        _housekeeping.labels(profile, turn.housekeeping_task, turn.answered_by).inc()
+        _count_tokens(turn, profile)
+    elif turn.outcome != Turn.Outcome.REFUSED:
         _turn_seconds.labels(profile).observe(seconds or 0)
         if (waited := _seconds_until(turn, turn.started_at)) is not None:
             _queue_seconds.labels(profile).observe(waited)
@@ -81,6 +90,7 @@ def turn_closed(turn: Turn) -> None:
             "turn": str(turn.pk),
             "conversation": str(turn.conversation_id or ""),
             "outcome": turn.outcome,
+            "kind": turn.kind,
             "endpoint": turn.endpoint,
             "status": turn.http_status,
             "code": turn.error_code,
@@ -103,7 +113,7 @@ def _count_tokens(turn: Turn, profile: str) -> None:
             _tokens.labels(profile, kind).inc(number)
     if turn.cost_usd is not None:
         _cost.labels(profile).inc(float(turn.cost_usd))
-    else:
+    elif turn.input_tokens or turn.output_tokens or turn.kind == Turn.Kind.AGENT:
         _unpriced.labels(profile).inc()
 
 

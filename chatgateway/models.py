@@ -324,6 +324,15 @@ class Turn(models.Model):
         TIMED_OUT = "timed_out", "timed out"
         ABANDONED = "abandoned", "abandoned"
 
+    class Kind(models.TextChoices):
+        AGENT = "agent", "agent"
+        HOUSEKEEPING = "housekeeping", "housekeeping"
+
+    class AnsweredBy(models.TextChoices):
+        LLM = "llm", "the profile's LLM"
+        UTILITY_LLM = "utility_llm", "the profile's LLM for housekeeping"
+        TEMPLATE = "template", "the gateway"
+
     class Phase(models.TextChoices):
         QUEUED = "queued", "waiting for its conversation or for a free agent-server"
         STARTING = "starting", "preparing the agent"
@@ -338,6 +347,20 @@ class Turn(models.Model):
     reply_id = models.CharField(max_length=80, blank=True)
     request_id = models.CharField(max_length=64, db_index=True)  # support looks turns up by it
     endpoint = models.CharField(max_length=40)
+    kind = models.CharField(
+        max_length=12,
+        choices=Kind,
+        default=Kind.AGENT,
+        help_text="housekeeping: sent by a chat UI itself, and answered without an agent.",
+    )
+    housekeeping_task = models.CharField(
+        max_length=20,
+        blank=True,
+        help_text="title, tags, follow_ups, queries, autocomplete, emoji, image_prompt, other.",
+    )
+    answered_by = models.CharField(
+        max_length=12, choices=AnsweredBy, blank=True, help_text="Who answered a housekeeping call."
+    )
     tenant = models.ForeignKey(Tenant, models.SET_NULL, null=True, related_name="turns")
     api_key = models.ForeignKey(ApiKey, models.SET_NULL, null=True, related_name="turns")
     profile = models.ForeignKey(Profile, models.SET_NULL, null=True, related_name="turns")
@@ -363,6 +386,10 @@ class Turn(models.Model):
         max_length=40,
         blank=True,
         help_text="How the conversation was found: header, client-id, history, fork, replay, new.",
+    )
+    elided_messages = models.PositiveIntegerField(
+        default=0,
+        help_text="Messages of the told history that were left out or shortened to fit into the LLM's context window.",
     )
     # The turn after which this one goes on: in its conversation, or in a fork of it. Of the turns that go on with one
     # conversation each has a parent of its own (a failed turn gives it back); any number may fork at it.
@@ -467,9 +494,15 @@ class Turn(models.Model):
             models.Index(fields=["api_key", "-opened_at"], name="turn_of_key"),  # ceilings.admit; filter by key
             # repeats.find: the newest turn of a key with this digest
             models.Index(fields=["api_key", "retry_digest", "-arrival"], name="turn_repeated"),
-            # places.find: the newest turns that ended with a history, or began with one
+            # places.find: the newest turns that ended with a history
             models.Index(fields=["end_digest", "-arrival"], name="turn_ended_with"),
-            models.Index(fields=["request_digest", "-arrival"], name="turn_began_with"),
+            # places.find: the newest that began with one and were not answered. Answered ones are looked up by their
+            # end; a greeting that began thousands of them must not be in the way of the one that was stopped.
+            models.Index(
+                fields=["request_digest", "-arrival"],
+                name="turn_began_unanswered",
+                condition=~Q(outcome__in=("answered", "refused")),
+            ),
             # servers.grant and turns.adopt_expired: open turns, a handful among millions
             models.Index(fields=["arrival"], name="turn_open", condition=Q(outcome="open")),
             # servers.grant: closed turns whose run may still hold a slot

@@ -20,6 +20,8 @@ from chatgateway.openai_api.histories import SentHistory, Stop
 
 # Of turns with equal histories the newest ones are looked at; more of them are a test or a greeting.
 CANDIDATES = 20
+# Of equal ones so many are read at most; those of deleted conversations and of other keys are among them.
+SCANNED = 200
 
 
 class StillOpen(Exception):
@@ -108,15 +110,15 @@ def latest_turn(conversation_id: UUID) -> Turn | None:
 
 
 def _answered(sent: SentHistory, within: Within) -> Place | None:
-    candidates = list(_candidates("t.end_digest = %s", [sent.answered], within))
+    candidates = list(_candidates([("end_digest = %s", sent.answered)], within))
     best = next((one for one in candidates if one.is_latest), candidates[0] if candidates else None)
     return None if best is None else _place(best, sent.first_new)
 
 
 def _unanswered(stops: tuple[Stop, ...], within: Within, *, may_wait: bool) -> Place | None:
-    marks = ", ".join(["%s"] * len(stops))
-    condition = f"t.request_digest IN ({marks}) AND t.outcome NOT IN ('answered', 'refused')"
-    found = list(_candidates(condition, [stop.digest for stop in stops], within))
+    # Spelled as the index's own condition is: SQLite uses a partial index for nothing else.
+    condition = "request_digest = %s AND NOT (outcome IN ('answered', 'refused'))"
+    found = list(_candidates([(condition, stop.digest) for stop in stops], within))
     for stop in stops:
         matching = [one for one in found if one.request_digest == stop.digest and not one.is_open and _fits(one, stop)]
         best = next((one for one in matching if one.is_latest), matching[0] if matching else None)
@@ -133,25 +135,40 @@ def _fits(candidate: _Candidate, stop: Stop) -> bool:
     return histories.cut_text(candidate.answer).startswith(stop.text)
 
 
-def _candidates(condition: str, parameters: list[Any], within: Within) -> Iterator[_Candidate]:
-    """The newest turns for which `condition` holds. Plain SQL: most requests of chat clients run it."""
-    conditions = [condition, "t.tenant_id = %s", "c.state <> 'deleted'"]
-    parameters = [*parameters, within.tenant_id]
-    if within.api_key_id is not None:
-        conditions.append("c.api_key_id = %s")
-        parameters.append(within.api_key_id)
-    if within.root_id is not None:
-        conditions.append("(c.id = %s OR c.root_id = %s)")
-        parameters += [_uuid(within.root_id)] * 2
+def _candidates(digests: list[tuple[str, str]], within: Within) -> Iterator[_Candidate]:
+    """The newest turns that have one of these digests: (condition on the row, digest). Plain SQL: most requests of chat
+    clients run it.
+
+    Each digest is read from its index, newest first, and no further than `SCANNED` rows: of a greeting there may be
+    thousands. A named conversation's family is looked through before that, however common its beginning is.
+    """
+    branches: list[str] = []
+    parameters: list[Any] = []
+    for condition, digest in digests:
+        conditions = [condition, "tenant_id = %s"]
+        of_digest: list[Any] = [digest, within.tenant_id]
+        if within.root_id is not None:
+            conditions.append(
+                "conversation_id IN (SELECT id FROM chatgateway_conversation WHERE id = %s "
+                "UNION ALL SELECT id FROM chatgateway_conversation WHERE root_id = %s)"
+            )
+            of_digest += [_uuid(within.root_id)] * 2
+        branches.append(
+            # Every value is a parameter; the conditions are those above and of the callers.
+            "SELECT * FROM (SELECT id, outcome, request_digest, continued_text, answer, conversation_id, arrival "  # noqa: S608
+            f"FROM chatgateway_turn WHERE {' AND '.join(conditions)} ORDER BY arrival DESC LIMIT {SCANNED}) newest"
+        )
+        parameters += of_digest
+    own_key = "" if within.api_key_id is None else " AND c.api_key_id = %s"
+    parameters += [] if within.api_key_id is None else [within.api_key_id]
     with connection.cursor() as cursor:
         cursor.execute(
-            # Every value is a parameter; the conditions are those above.
-            "SELECT t.id, t.outcome, t.request_digest, "  # noqa: S608
+            "SELECT t.id, t.outcome, t.request_digest, "  # noqa: S608  the branches above
             "CASE WHEN t.outcome = 'answered' THEN '' ELSE t.continued_text || t.answer END, "
             "NOT EXISTS (SELECT 1 FROM chatgateway_turn later WHERE later.conversation_id = t.conversation_id "
             "AND later.arrival > t.arrival AND later.outcome NOT IN ('refused', 'failed')) "
-            "FROM chatgateway_turn t JOIN chatgateway_conversation c ON c.id = t.conversation_id "
-            f"WHERE {' AND '.join(conditions)} ORDER BY t.arrival DESC LIMIT {CANDIDATES}",
+            f"FROM ({' UNION ALL '.join(branches)}) t JOIN chatgateway_conversation c ON c.id = t.conversation_id "
+            f"WHERE c.state <> 'deleted'{own_key} ORDER BY t.arrival DESC LIMIT {CANDIDATES}",
             parameters,
         )
         rows = cursor.fetchall()

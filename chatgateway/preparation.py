@@ -16,6 +16,7 @@ from chatgateway.openai_api import structured_output
 from chatgateway.openai_api.answer_form import AnswerForm
 from chatgateway.openai_api.chat_request import LlmOverrides
 from chatgateway.openai_api.transcript import TextPart, UserPart, joined
+from chatgateway.telling import Told
 from chatgateway.writer import writer
 from profiles.models import Profile
 
@@ -39,7 +40,7 @@ class Assignment:
     profile: Profile
     overrides: LlmOverrides
     parts: tuple[UserPart, ...]
-    whole: tuple[UserPart, ...] | None = None
+    whole: Told | None = None
     attached: bool = False
     form: AnswerForm = field(default_factory=AnswerForm)
 
@@ -105,9 +106,11 @@ class Preparation:
         except (ConversationMissing, Rejected) as error:
             logger.warning("conversation %s cannot be forked: %s", at.conversation_id, error)
 
+            elided = self._whole.elided if self._whole is not None else 0
+
             def give_up() -> None:
                 conversations.not_forked(conversation)
-                audit.advance(turn, match="replay", parent=None)
+                audit.advance(turn, match="replay", parent=None, elided_messages=elided)
 
             await writer.run(give_up)
             return False
@@ -120,15 +123,18 @@ class Preparation:
 
     async def _start(self, session: AgentSession, *, keeps_directory: bool = False) -> None:
         """Create the conversation. `keeps_directory`: the agent finds its directory as it left it."""
-        conversation, parts, whole, server = self.conversation, self._parts, self._whole, self.turn.agent_server
+        turn, conversation, profile, server = self.turn, self.conversation, self.profile, self.turn.agent_server
+        parts, whole = self._parts, self._whole
         assert server is not None
 
         def tell() -> tuple[tuple[UserPart, ...], bool]:
-            message = telling.told_again(conversation, parts) if whole is None else whole
-            return message, conversations.has_directory_on(conversation, server)
+            message = telling.told_again(conversation, parts, profile=profile) if whole is None else whole
+            if message.elided != turn.elided_messages:
+                audit.advance(turn, elided_messages=message.elided)
+            return message.parts, conversations.has_directory_on(conversation, server)
 
         has_directory = keeps_directory
-        self._message = parts if whole is None else whole
+        self._message = parts if whole is None else whole.parts
         if conversation.must_be_told:
             self._message, was_left = await writer.run(tell)
             has_directory = has_directory or was_left

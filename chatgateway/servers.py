@@ -198,7 +198,7 @@ def _load() -> tuple[dict[int, int], int]:
             # turn there ever was (measured: 11 ms at 30,000 turns, 0.02 ms like this).
             "SELECT agent_server_id, COUNT(*) FROM chatgateway_turn "
             "WHERE run_ended_at IS NULL AND agent_server_id IS NOT NULL GROUP BY agent_server_id "
-            "UNION ALL SELECT NULL, COUNT(*) FROM chatgateway_turn WHERE outcome = 'open' AND agent_server_id IS NULL"
+            "UNION ALL SELECT NULL, COUNT(*) FROM chatgateway_turn WHERE outcome = 'open' AND phase = 'queued'"
         )
         counted = dict(cursor.fetchall())
     waiting = counted.pop(None, 0)

@@ -1,11 +1,27 @@
-"""The end of a closed turn, read back from its row: what a repeated request, a follower and `GET` are given."""
+"""A turn's request and its end, read back from its row: what whoever takes a turn over begins with, and what a repeated
+request, a follower and `GET` are given."""
 
 from __future__ import annotations
 
 from typing import Literal, cast
 
+from chatgateway import audit
 from chatgateway.models import Turn
+from chatgateway.openai_api import chat_request
+from chatgateway.openai_api.chat_request import ChatRequest
 from chatgateway.turn_events import TokenCounts, TurnAnswered, TurnFailed
+from profiles.models import Profile
+
+
+def request_of(turn: Turn, profile: Profile) -> ChatRequest:
+    """Return a turn's request as it was understood; it was checked when it came. Queries."""
+    return chat_request.parse(
+        audit.rebuild_request(turn),
+        client_tools="ignore",
+        accepts_images=True,
+        accepts_remote_images=True,
+        honours_overrides=profile.allows_overrides,
+    )
 
 
 def ending_of(turn: Turn) -> TurnAnswered | TurnFailed:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from chatgateway import message_store
 from chatgateway.models import Conversation, Turn
+from chatgateway.openai_api import eliding
 from chatgateway.openai_api.histories import SentHistory
 from chatgateway.openai_api.messages import parse_messages
 from chatgateway.openai_api.transcript import (
@@ -24,26 +25,37 @@ from chatgateway.openai_api.transcript import (
     texts_of,
     user_text,
 )
+from profiles.models import Profile
 
 # Turns that came to nothing one after the other; beyond that the agent is told everything.
 _FAILED_IN_A_ROW = 20
 
 
-def told(transcript: Transcript) -> tuple[UserPart, ...]:
-    """Return the new turn with the earlier ones told in it, fenced by an id that occurs in none of them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """A message for an agent. `elided` counts the earlier messages that are not told in it, or not whole."""
+
+    parts: tuple[UserPart, ...]
+    elided: int = 0
+
+
+def told(transcript: Transcript, *, profile: Profile) -> Told:
+    """Return the new turn with the earlier ones told in it, fenced by an id that occurs in none of them.
+
+    What does not fit into the context window of the profile's LLM is left out in the middle.
+    """
     if not transcript.earlier:
-        return transcript.user_parts
-    fence = new_fence(texts_of(transcript), lambda: secrets.token_hex(8))
-    return replay(transcript, fence=fence)
+        return Told(parts=transcript.user_parts)
+    system_texts = (transcript.system_suffix, profile.system_prompt, profile.system_suffix)
+    fitted = eliding.fitted(transcript, window_tokens=profile.window_tokens, system_texts=system_texts)
+    fence = new_fence(texts_of(fitted.transcript), lambda: secrets.token_hex(8))
+    return Told(parts=replay(fitted.transcript, fence=fence, gap=fitted.gap), elided=fitted.elided)
 
 
-def told_again(conversation: Conversation, parts: tuple[UserPart, ...]) -> tuple[UserPart, ...]:
+def told_again(conversation: Conversation, parts: tuple[UserPart, ...], *, profile: Profile) -> Told:
     """Return `parts`, a new turn, with the conversation's audited turns told in it."""
-    return told(
-        with_history_of(
-            conversation, Transcript(system_suffix="", earlier=(), user_parts=parts, messages=(), new_from=0)
-        )
-    )
+    new = Transcript(system_suffix=conversation.system_suffix, earlier=(), user_parts=parts, messages=(), new_from=0)
+    return told(with_history_of(conversation, new), profile=profile)
 
 
 def with_history_of(conversation: Conversation, transcript: Transcript) -> Transcript:
@@ -78,20 +90,20 @@ def _audited(conversation: Conversation) -> Iterator[EarlierMessage]:
 # --- after a turn that was not answered -------------------------------------------------------------------------------
 
 
-def message_after(turn: Turn, sent: SentHistory, transcript: Transcript) -> tuple[UserPart, ...]:
+def message_after(turn: Turn, sent: SentHistory, transcript: Transcript, *, profile: Profile) -> Told:
     """Return the new turn, with what the agent does not know of the turn before: how its answer was cut, and the turn
     itself if the conversation went back to where it had stood before that."""
     is_cut = turn.cancel_reason == Turn.CEILING and turn.finish_reason == "length"
     if turn.outcome == Turn.Outcome.ANSWERED and not is_cut:
-        return transcript.user_parts
+        return Told(parts=transcript.user_parts)
     if is_cut:  # in mid-answer; what there was of it was delivered
         fence = new_fence([turn.answer, user_text(transcript.user_parts)], lambda: secrets.token_hex(8))
-        return after_stop(transcript.user_parts, seen=turn.answer, fence=fence)
+        return Told(parts=after_stop(transcript.user_parts, seen=turn.answer, fence=fence))
     if _is_in_log(turn):
         seen = user_text(transcript.earlier[-1].parts) if transcript.earlier[-1].role == "assistant" else ""
         fence = new_fence([seen, user_text(transcript.user_parts)], lambda: secrets.token_hex(8))
-        return after_stop(transcript.user_parts, seen=seen, fence=fence)
-    return told(replace(transcript, earlier=transcript.earlier[_known_to_agent(turn, sent) :]))
+        return Told(parts=after_stop(transcript.user_parts, seen=seen, fence=fence))
+    return told(replace(transcript, earlier=transcript.earlier[_known_to_agent(turn, sent) :]), profile=profile)
 
 
 def _known_to_agent(turn: Turn, sent: SentHistory) -> int:

@@ -15,20 +15,23 @@ from django.db.models.functions import Now
 from django.db.utils import IntegrityError
 from django.utils import timezone
 
-from chatgateway import audit, ceilings, conversations, endings, metrics, repeats, servers
+from chatgateway import audit, ceilings, conversations, endings, housekeeping, metrics, repeats, servers
 from chatgateway.agentserver.exceptions import AgentServerError, ConversationMissing
 from chatgateway.answer import Showing, ShowingRules
 from chatgateway.audit import Arrival, Asked
 from chatgateway.conversations import Found, Named
 from chatgateway.drivers import Drivers, current
 from chatgateway.errors import AgentRunFailed, AgentServerUnavailable, GatewayError
+from chatgateway.housekeeping import Chore
 from chatgateway.live import LiveTurn
 from chatgateway.models import Conversation, Turn
 from chatgateway.openai_api import chat_request
 from chatgateway.openai_api.answer_form import form_in
 from chatgateway.openai_api.chat_request import ChatRequest, LlmOverrides
+from chatgateway.openai_api.housekeeping import Task
 from chatgateway.places import StillOpen
 from chatgateway.preparation import Assignment
+from chatgateway.stored_reply import request_of
 from chatgateway.writer import writer
 from profiles.models import OnDisconnect, Profile
 
@@ -51,21 +54,25 @@ LOOK_SECONDS = 0.05
 class Subscription:
     """A request's place among those who wait for a turn.
 
-    `match` says how the conversation was found. `is_replay`: the turn had ended when the request came.
-    `cancels`: the run is stopped when nobody waits any more, after `grace_seconds`.
+    `match` says how the conversation was found, empty for a housekeeping call, whose `task` is told. `elided` counts
+    what was left out of the told history. `is_replay`: the turn had ended when the request came. `cancels`: the run is
+    stopped when nobody waits any more, after `grace_seconds`.
     """
 
     live: LiveTurn
     arrival: Arrival
     match: str
+    task: str
+    elided: int
     is_replay: bool
     cancels: bool
     grace_seconds: float
     limits: dict[str, str]  # headers that say what is left of the caller's ceilings
 
 
-# The turn, its place in a conversation (None: it was there already), and what is left of the caller's ceilings.
-_Opened = tuple[Turn, Found | None, dict[str, str]]
+# The turn, its place in a conversation or its task as a housekeeping call (None: it was there already), and what is
+# left of the caller's ceilings.
+_Opened = tuple[Turn, Found | Task | None, dict[str, str]]
 
 
 async def join_or_open(
@@ -78,12 +85,20 @@ async def join_or_open(
     """
     drivers = current()
     drivers.refuse_if_draining()
+    # Who names a conversation means that conversation.
+    task = housekeeping.task_of(chat, profile) if named.conversation_id is None else None
 
     def join_or_open_row(*, may_wait: bool) -> _Opened:
         repeated = repeats.find(arrival)
         if repeated is not None:
             audit.join(repeated, arrival)
             return repeated, None, {}
+        if task is not None:
+            lease_owner = drivers.owner
+            opened, limits = housekeeping.open_turn(
+                arrival=arrival, asked=asked, profile=profile, task=task, lease_owner=lease_owner
+            )
+            return opened, task, limits
         return _open_row(
             lease_owner=drivers.owner,
             arrival=arrival,
@@ -103,6 +118,8 @@ async def join_or_open(
         logger.info("request %s joins turn %s", arrival.request_id, turn.pk)
         metrics.request_joined()
         live = drivers.subscription(turn)
+    elif isinstance(found, str):
+        live = drivers.start_housekeeping(Chore(turn=turn, profile=profile, chat=chat, task=found))
     else:
         live = drivers.start(
             Assignment(
@@ -121,8 +138,12 @@ async def join_or_open(
         live=live,
         arrival=arrival,
         match=turn.match,
+        task=turn.housekeeping_task,
+        elided=turn.elided_messages,
         is_replay=found is None and turn.outcome != Turn.Outcome.OPEN,
-        cancels=(arrival.caller.on_disconnect or profile.on_disconnect) == OnDisconnect.CANCEL,
+        # An LLM call cannot be taken back; what it costs is better known than guessed.
+        cancels=turn.kind == Turn.Kind.AGENT
+        and (arrival.caller.on_disconnect or profile.on_disconnect) == OnDisconnect.CANCEL,
         grace_seconds=profile.disconnect_grace_seconds if arrival.may_be_repeated and not chat.stream else 0,
         limits=limits,
     )
@@ -173,6 +194,7 @@ def _open_row(
         parent=found.parent,
         request_digest=found.request_digest,
         continued_text=chat.transcript.continued_text,
+        elided_messages=found.elided,
         server=server,
         lease_owner=lease_owner,
         deadline_at=timezone.now() + dt.timedelta(seconds=profile.time_limit_seconds),
@@ -314,6 +336,11 @@ async def free_slots(limit: int = ADOPT_LIMIT) -> int:
 
 async def _adopt(drivers: Drivers, turn: Turn) -> None:
     conversation, profile = turn.conversation, turn.profile
+    if turn.kind == Turn.Kind.HOUSEKEEPING and profile is not None:
+        live = drivers.start_housekeeping(await writer.run(lambda: housekeeping.taken_over(turn, profile)))
+        if turn.cancel_requested_at is not None:
+            live.request_cancel(turn.cancel_reason)
+        return
     if conversation is None or profile is None:
         await _give_up(turn, AgentRunFailed("The gateway was restarted, and the profile or conversation is gone."))
         return
@@ -353,13 +380,7 @@ def _begin_again(turn: Turn, conversation: Conversation, profile: Profile) -> As
     policy = (turn.api_key.on_disconnect if turn.api_key else "") or profile.on_disconnect
     if policy == OnDisconnect.CANCEL and not audit.is_waited_for(turn):
         return None
-    chat = chat_request.parse(
-        audit.rebuild_request(turn),
-        client_tools="ignore",
-        accepts_images=True,
-        accepts_remote_images=True,
-        honours_overrides=profile.allows_overrides,
-    )
+    chat = request_of(turn, profile)
     found = conversations.found_before(turn, conversation, chat.transcript)
     return Assignment(
         turn=turn,

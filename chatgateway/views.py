@@ -52,6 +52,8 @@ logger = logging.getLogger(__name__)
 CONVERSATION_HEADER = "X-OpenHands-ServerConversation-ID"
 MATCH_HEADER = "X-Gateway-Conversation-Match"
 IGNORED_HEADER = "X-Gateway-Ignored"
+HOUSEKEEPING_HEADER = "X-Gateway-Housekeeping"
+ELIDED_HEADER = "X-Gateway-History-Elided"
 REPLAYED_HEADER = "Idempotent-Replayed"
 
 # Leading white space is part of no JSON value; every client that was tried reads past it.
@@ -168,7 +170,9 @@ class ChatCompletionsView(V1View):
         )
         self.reply_headers = {
             **({CONVERSATION_HEADER: str(found.live.conversation_id)} if found.live.conversation_id else {}),
-            MATCH_HEADER: found.match,
+            **({MATCH_HEADER: found.match} if found.match else {}),
+            **({HOUSEKEEPING_HEADER: found.task} if found.task else {}),
+            **({ELIDED_HEADER: str(found.elided)} if found.elided else {}),
             **({IGNORED_HEADER: ", ".join(chat.ignored)} if chat.ignored else {}),
             **found.limits,
             **({REPLAYED_HEADER: "true"} if found.is_replay else {}),

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from django.db import connection, transaction
+from django.db.utils import Error as DatabaseError
 from django.db.utils import InterfaceError, OperationalError
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,9 @@ MAX_GROUP = 64
 IDLE_SECONDS = 5.0
 # A commit costs as much as two statements; what nobody waits for shares the next one.
 PATIENCE_SECONDS = 0.1
+
+# Between attempts of what is worth trying again.
+PAUSES = (0.2, 1.0, 5.0)
 
 # A job's future, and what it returned or raised.
 Outcome = tuple[Future[Any], Any, BaseException | None]
@@ -62,6 +66,15 @@ class Writer:
     async def run(self, job: Callable[[], T]) -> T:
         """Run `job` and wait for its commit. Cancelling the wait does not undo the job: it was promised."""
         return await asyncio.shield(asyncio.wrap_future(self.submit(job)))
+
+    async def run_patiently(self, job: Callable[[], T]) -> T:
+        """`run`, and again if the database fails: one that restarts is back within seconds. For ends of turns."""
+        for pause in PAUSES:
+            try:
+                return await self.run(job)
+            except DatabaseError:
+                await asyncio.sleep(pause)
+        return await self.run(job)
 
     def post(self, job: Callable[[], object]) -> None:
         """Queue `job` without waiting for it; a failure is logged. For what a later job does not depend on."""

@@ -202,13 +202,15 @@ def set_up_default() -> tuple[Profile, tuple[str, ...]]:
 def try_llm(profile: Profile) -> str:
     """Make one real LLM call with a profile's LLM and return the outcome in one sentence."""
     try:
-        completion = llm_client.complete(
-            model=profile.llm_model,
-            api_key=profile.llm_api_key.reveal(),
-            base_url=profile.llm_base_url,
-            messages=[{"role": "user", "content": "Reply with the word: ready"}],
-            max_output_tokens=None,  # a reasoning model given few tokens would spend them all on thinking
-            timeout_seconds=_TRY_SECONDS,
+        completion = asyncio.run(
+            llm_client.complete(
+                model=profile.llm_model,
+                api_key=profile.llm_api_key.reveal(),
+                base_url=profile.llm_base_url,
+                messages=[{"role": "user", "content": "Reply with the word: ready"}],
+                max_output_tokens=None,  # a reasoning model given few tokens would spend them all on thinking
+                timeout_seconds=_TRY_SECONDS,
+            )
         )
     except LlmCallFailed as error:
         # LiteLLM says the class twice: "litellm.AuthenticationError: AuthenticationError: …"

@@ -352,6 +352,8 @@ CORS_EXPOSE_HEADERS = [
     "x-openhands-serverconversation-id",
     "x-gateway-conversation-match",
     "x-gateway-ignored",
+    "x-gateway-housekeeping",
+    "x-gateway-history-elided",
     "idempotent-replayed",
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests",
@@ -377,6 +379,8 @@ GATEWAY_HEADERS_WITHIN_SECONDS = _number("GATEWAY_HEADERS_WITHIN_SECONDS", 0.8)
 GATEWAY_QUEUE_TIMEOUT_SECONDS = _number("GATEWAY_QUEUE_TIMEOUT_SECONDS", 120)
 # More waiting turns than this are refused at once.
 GATEWAY_QUEUE_LIMIT = _integer("GATEWAY_QUEUE_LIMIT", 200)
+# A title or the like that an LLM has not written by then comes from a template.
+GATEWAY_HOUSEKEEPING_SECONDS = _number("GATEWAY_HOUSEKEEPING_SECONDS", 20, minimum=0.1)
 # A conversation whose agent-server has failed for this long goes on at another one, told from the record.
 GATEWAY_SERVER_GONE_SECONDS = _number("GATEWAY_SERVER_GONE_SECONDS", 60)
 # How long a key or profile may be served from a process's memory after another process changed it.

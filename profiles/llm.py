@@ -56,6 +56,7 @@ def complete(
     messages: Sequence[dict[str, str]],
     max_output_tokens: int | None,
     timeout_seconds: float,
+    response_format: dict[str, Any] | None = None,
 ) -> Completion:
     """Make one LLM call, without retries. Raises LlmCallFailed with the provider's words, the key masked in them."""
     litellm = _litellm()
@@ -69,6 +70,7 @@ def complete(
             api_base=base_url or None,
             max_tokens=max_output_tokens,
             timeout=timeout_seconds,
+            **({} if response_format is None else {"response_format": response_format}),
             num_retries=0,
             max_retries=0,
             drop_params=True,
@@ -77,11 +79,15 @@ def complete(
         text = str(error).replace(api_key, MASK) if api_key else str(error)
         raise LlmCallFailed(text[:2000], kind=type(error).__name__) from None
     choice = reply.choices[0]
+    read, written = reply.usage.prompt_tokens_details, reply.usage.completion_tokens_details
     return Completion(
         text=choice.message.content or "",
         finish_reason=choice.finish_reason or "",
         input_tokens=reply.usage.prompt_tokens,
         output_tokens=reply.usage.completion_tokens,
+        cached_tokens=getattr(read, "cached_tokens", None) or 0,
+        cache_write_tokens=getattr(reply.usage, "cache_creation_input_tokens", None) or 0,
+        reasoning_tokens=getattr(written, "reasoning_tokens", None) or 0,
         seconds=round(time.monotonic() - started, 3),
     )
 

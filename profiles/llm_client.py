@@ -1,4 +1,7 @@
-"""Questions to the process that has LiteLLM loaded, over its Unix socket. Synchronous, each with a deadline.
+"""Questions to the process that has LiteLLM loaded, over its Unix socket, each with a deadline.
+
+Look-ups are synchronous and take milliseconds. An LLM call waits for a provider, so it is awaited: a web process has
+many of them under way and no thread for each.
 
 Importing LiteLLM takes about 5 s of CPU and 185 MB, so one process per host does it (`manage.py llm`) and everybody
 else asks. When it is not there, saving a profile goes on with a warning.
@@ -6,6 +9,7 @@ else asks. When it is not there, saving a profile goes on with a warning.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -34,7 +38,7 @@ def describe_model(model: str, base_url: str = "", *, timeout_seconds: float = L
     return ModelFacts(**result)
 
 
-def complete(
+async def complete(
     *,
     model: str,
     api_key: str,
@@ -42,8 +46,12 @@ def complete(
     messages: Sequence[dict[str, str]],
     max_output_tokens: int | None,
     timeout_seconds: float,
+    response_format: dict[str, Any] | None = None,
 ) -> Completion:
-    """Make one LLM call, without retries, and return its answer. Costs money. Raises LlmCallFailed."""
+    """Make one LLM call, without retries, and return its answer. Costs money. Raises LlmCallFailed.
+
+    Cancelled, it leaves the call to the process, which brings it to its end.
+    """
     params = {
         "model": model,
         "api_key": api_key,
@@ -51,9 +59,21 @@ def complete(
         "messages": list(messages),
         "max_output_tokens": max_output_tokens,
         "timeout_seconds": timeout_seconds,
+        "response_format": response_format,
     }
-    # The process gives up at timeout_seconds and says so; the socket waits a little longer to hear it.
-    return Completion(**_ask("complete", params, timeout_seconds + 2))
+    path = socket_path()
+    private_directory(path.parent)
+    try:
+        # The process gives up at timeout_seconds and says so; the socket waits a little longer to hear it.
+        async with asyncio.timeout(timeout_seconds + 2):
+            line = await _exchange(path, _request("complete", params, timeout_seconds + 2))
+        return Completion(**_result(json.loads(line), params))
+    except TimeoutError:
+        raise _silent(timeout_seconds) from None
+    except OSError as error:
+        raise _absent(error) from None
+    except ValueError:
+        raise LlmProcessDown(_BROKEN_OFF) from None
 
 
 def model_names(search: str, *, limit: int = 50, timeout_seconds: float = LOOKUP_SECONDS) -> list[str]:
@@ -104,22 +124,46 @@ def _ask(method: str, params: dict[str, Any], timeout_seconds: float) -> Any:
     deadline = time.monotonic() + timeout_seconds
     path = socket_path()
     private_directory(path.parent)
-    request = json.dumps({"method": method, "params": params, "timeout_seconds": timeout_seconds}) + "\n"
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout_seconds)
             connection.connect(str(path))
-            connection.sendall(request.encode())
+            connection.sendall(_request(method, params, timeout_seconds))
             reply = json.loads(_read_line(connection, deadline))
     except TimeoutError:
-        raise LlmProcessDown(f"The llm process did not answer within {timeout_seconds:g} s.") from None
+        raise _silent(timeout_seconds) from None
     except OSError as error:
-        raise LlmProcessDown(f"The llm process is not running: {error.strerror or error}.") from None
+        raise _absent(error) from None
     except ValueError:
-        raise LlmProcessDown("The llm process broke off its answer.") from None
-    if "error" not in reply:
-        return reply["result"]
-    raise _error(reply["error"], params)
+        raise LlmProcessDown(_BROKEN_OFF) from None
+    return _result(reply, params)
+
+
+_BROKEN_OFF = "The llm process broke off its answer."
+
+
+def _silent(seconds: float) -> LlmProcessDown:
+    return LlmProcessDown(f"The llm process did not answer within {seconds:g} s.")
+
+
+def _absent(error: OSError) -> LlmProcessDown:
+    return LlmProcessDown(f"The llm process is not running: {error.strerror or error}.")
+
+
+def _request(method: str, params: dict[str, Any], timeout_seconds: float) -> bytes:
+    return json.dumps({"method": method, "params": params, "timeout_seconds": timeout_seconds}).encode() + b"\n"
+
+
+async def _exchange(path: Path, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(path, limit=MAXIMUM_MESSAGE_BYTES)
+    try:
+        writer.write(request)
+        await writer.drain()
+        return await reader.readuntil(b"\n")
+    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        raise ValueError("no whole line") from error
+    finally:
+        writer.close()
 
 
 def _read_line(connection: socket.socket, deadline: float) -> bytes:
@@ -134,6 +178,12 @@ def _read_line(connection: socket.socket, deadline: float) -> bytes:
             raise ValueError("no whole line")
         received += piece
     return bytes(received)
+
+
+def _result(reply: dict[str, Any], params: dict[str, Any]) -> Any:
+    if "error" not in reply:
+        return reply["result"]
+    raise _error(reply["error"], params)
 
 
 def _error(error: dict[str, str], params: dict[str, Any]) -> Exception:

@@ -25,9 +25,9 @@ from profiles.exceptions import LlmCallFailed, LlmProcessDown, UnknownProvider
 logger = logging.getLogger(__name__)
 
 # Look-ups take milliseconds of one CPU; calls wait for a provider. More at once are refused, not queued: whoever
-# asks is a person at a form or a task that comes again.
+# asks is a person at a form, a task that comes again, or a chat UI's title, for which the gateway has another answer.
 LOOKUPS_AT_ONCE = 8
-CALLS_AT_ONCE = 8
+CALLS_AT_ONCE = 32
 # However long a client is ready to wait.
 LONGEST_SECONDS = 600.0
 

@@ -49,18 +49,22 @@ def save_profile(caller: Caller, name: str, body: object) -> tuple[Profile, tupl
     model, base_url = asked.columns["llm_model"], asked.columns["llm_base_url"]
     checked = check_model(model, base_url, param="llm.model")
 
+    dropped: list[str] = []
+
     def write(profile: Profile | None) -> Profile:
+        dropped.clear()
         if profile is None:
             owner_id = None if caller.is_global else caller.tenant_id
             profile = Profile(slug=name, owner_id=owner_id)
         elif profile.slug != name or not _may_manage(caller, profile):
             raise ProfileNameTaken(f"The profile name '{name}' is taken. Choose another.", param="name")
+        dropped.extend(_drop_utility_model(profile, model=model, base_url=base_url, catalogue=checked.catalogue))
         _set_llm(profile, asked, checked)
         profile.source = Profile.Source.API
         return profile
 
     profile = _write(name, write)
-    warnings = (*asked.warnings, *checked.warnings)
+    warnings = (*asked.warnings, *checked.warnings, *dropped)
     if not profile.is_enabled:
         warnings = (*warnings, "The profile is disabled: callers cannot use it until an administrator enables it.")
     return profile, warnings
@@ -127,17 +131,21 @@ def set_up_profile(wanted: SetUp) -> tuple[Profile, tuple[str, ...]]:
         how = existing.get_source_display()
         return existing, (f"There is a profile '{existing.slug}' already ({how}); it is left as it is.",)
     checked = check_model(wanted.llm["llm_model"], wanted.llm.get("llm_base_url", ""), param="llm_model")
+    dropped: list[str] = []
 
     def write(profile: Profile | None) -> Profile:
         if profile is None:
             profile = Profile(slug=wanted.slug, source=wanted.source, **wanted.initial)
+        dropped.clear()
+        at = {"model": wanted.llm["llm_model"], "base_url": wanted.llm.get("llm_base_url", "")}
+        dropped.extend(_drop_utility_model(profile, **at, catalogue=checked.catalogue))
         for column, value in wanted.llm.items():
             setattr(profile, column, value)
         profile.llm_api_key = Secret(wanted.llm_api_key)
         _set_catalogue(profile, checked)
         return profile
 
-    return _write(wanted.slug, write), checked.warnings
+    return _write(wanted.slug, write), (*checked.warnings, *dropped)
 
 
 # --- rules the admin's forms share --------------------------------------------------------------------------------
@@ -200,18 +208,25 @@ def forget(*slugs: str) -> None:
 
 
 def refresh_catalogue(profile: Profile) -> bool:
-    """Read LiteLLM's facts of a profile's model again; True if they had changed. Raises LlmProcessDown."""
-    try:
-        catalogue = llm_client.describe_model(profile.llm_model, profile.llm_base_url).to_json()
-    except UnknownProvider:
-        catalogue = {}  # a newer LiteLLM may have dropped the provider
-    if catalogue == profile.catalogue:
+    """Read LiteLLM's facts of a profile's models again; True if they had changed. Raises LlmProcessDown."""
+    facts = {
+        "catalogue": _described(profile.llm_model, profile.llm_base_url),
+        "utility_catalogue": _described(profile.utility_llm_model, profile.llm_base_url),
+    }
+    if all(getattr(profile, name) == catalogue for name, catalogue in facts.items()):
         return False
-    # Not if somebody chose another model meanwhile.
-    same_model = Profile.objects.filter(pk=profile.pk, llm_model=profile.llm_model, llm_base_url=profile.llm_base_url)
-    changed = same_model.update(catalogue=catalogue)
+    # Not if somebody chose other models meanwhile.
+    chosen = {name: getattr(profile, name) for name in ("llm_model", "llm_base_url", "utility_llm_model")}
+    changed = Profile.objects.filter(pk=profile.pk, **chosen).update(**facts)
     forget(profile.slug)
     return bool(changed)
+
+
+def _described(model: str, base_url: str) -> dict[str, Any]:
+    try:
+        return llm_client.describe_model(model, base_url).to_json() if model else {}
+    except UnknownProvider:
+        return {}  # a newer LiteLLM may have dropped the provider
 
 
 # --- inside -------------------------------------------------------------------------------------------------------
@@ -247,6 +262,23 @@ def _set_llm(profile: Profile, asked: native_llm.NativeLlm, checked: CheckedMode
     _set_catalogue(profile, checked, is_new_model=profile.llm_model != model or profile.llm_base_url != base_url)
     for column, value in columns.items():
         setattr(profile, column, value)
+
+
+def _drop_utility_model(
+    profile: Profile, *, model: str, base_url: str, catalogue: dict[str, Any] | None
+) -> tuple[str, ...]:
+    """Take the model for housekeeping calls off a profile whose LLM moves: it is called with that LLM's key.
+
+    Return what is to be said of it."""
+    if (profile.llm_model, profile.llm_base_url) == (model, base_url):
+        return ()
+    old_place = llm_place(model=profile.llm_model, base_url=profile.llm_base_url, catalogue=profile.catalogue)
+    if not profile.utility_llm_model or old_place == llm_place(
+        model=model, base_url=base_url, catalogue=catalogue or {}
+    ):
+        return ()
+    gone, profile.utility_llm_model, profile.utility_catalogue = profile.utility_llm_model, "", {}
+    return (f"The model for housekeeping calls, '{gone}', was taken off: the LLM is at another place now.",)
 
 
 def _set_catalogue(profile: Profile, checked: CheckedModel, *, is_new_model: bool = True) -> None:

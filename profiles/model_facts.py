@@ -32,10 +32,14 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """The answer of one plain LLM call. `seconds` is how long it took."""
+    """The answer of one plain LLM call. `seconds` is how long it took. The tokens of the provider's cache are part of
+    the input, those of reasoning part of the output."""
 
     text: str
     finish_reason: str
     input_tokens: int
     output_tokens: int
     seconds: float
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from decimal import Decimal
+from typing import Any
 
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
@@ -173,6 +174,14 @@ class Profile(models.Model):
         help_text="How often a failed LLM call is repeated when the provider is overloaded or unreachable. Only while "
         "nothing of the answer was sent and the agent has not acted in this turn.",
     )
+    context_window = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1000)],
+        help_text="Tokens that the LLM can read at once. A history that a new agent has to be told takes at most half "
+        "of them; messages in its middle are left out. Empty: as LiteLLM's catalogue says of the model; if that does "
+        "not know it either, histories are told whole.",
+    )
     accepts_images = models.BooleanField(
         null=True,
         blank=True,
@@ -220,6 +229,23 @@ class Profile(models.Model):
     #  "cache_write_input_price": "3.75", "context_window": 200000, "max_output_tokens": 64000,
     #  "supports_vision": true, "supports_reasoning": true}; {} if it could not be asked (`model_facts.ModelFacts`).
     catalogue = models.JSONField(default=dict, blank=True, editable=False)
+
+    # --- housekeeping calls ---
+    answers_housekeeping = models.BooleanField(
+        "answer housekeeping calls without the agent",
+        default=True,
+        help_text="Chat UIs ask for titles, tags, follow-up questions and search queries by requests of their own. On: "
+        "the LLM alone answers them; no agent and no conversation is begun. Off: each of them is a turn of an agent.",
+    )
+    utility_llm_model = models.CharField(
+        "LLM model for housekeeping",
+        blank=True,
+        max_length=200,
+        help_text="A cheaper model of the same provider (or at the same base URL), called with the same API key. "
+        "Empty: the profile's own LLM.",
+    )
+    # What LiteLLM's catalogue says of that model; {} without one. Its prices are those of housekeeping calls.
+    utility_catalogue = models.JSONField(default=dict, blank=True, editable=False)
 
     # --- the agent ---
     system_prompt = models.TextField(
@@ -395,16 +421,42 @@ class Profile(models.Model):
             "input": catalogue.get("input_price") if self.input_price is None else self.input_price,
             "output": catalogue.get("output_price") if self.output_price is None else self.output_price,
         }
-        if None in known.values():
-            return {}
         if self.input_price is None:  # the catalogue's other prices belong to its input price
             known["cached"] = catalogue.get("cached_input_price")
             known["cache_write"] = catalogue.get("cache_write_input_price")
         if self.cached_input_price is not None:
             known["cached"] = self.cached_input_price
-        if known.get("cached") is None:
-            known["cached"] = known["input"]
-        return {name: str(price) for name, price in known.items() if price is not None}
+        return _complete_prices(known)
+
+    def housekeeping_prices(self) -> dict[str, str]:
+        """The same of the LLM that answers housekeeping calls. What was entered by hand is the price of the profile's
+        own LLM."""
+        if not self.utility_llm_model:
+            return self.prices()
+        catalogue = self.utility_catalogue
+        return _complete_prices(
+            {
+                "input": catalogue.get("input_price"),
+                "output": catalogue.get("output_price"),
+                "cached": catalogue.get("cached_input_price"),
+                "cache_write": catalogue.get("cache_write_input_price"),
+            }
+        )
+
+    @property
+    def window_tokens(self) -> int | None:
+        """How much the LLM reads at once: as set, else as the catalogue says; None if nobody knows."""
+        known: int | None = self.context_window or self.catalogue.get("context_window")
+        return known or None
+
+
+def _complete_prices(known: dict[str, Any]) -> dict[str, str]:
+    """What `pricing.cost_usd` takes: empty unless input and output have a price."""
+    if known["input"] is None or known["output"] is None:
+        return {}
+    if known.get("cached") is None:
+        known["cached"] = known["input"]
+    return {name: str(price) for name, price in known.items() if price is not None}
 
 
 def new_key_prefix() -> str:

@@ -113,6 +113,8 @@ def _figures(now: dt.datetime, waiting: int) -> list[Figure]:
         answered=Count("pk", filter=Q(outcome=Turn.Outcome.ANSWERED)),
         failed=Count("pk", filter=Q(outcome__in=_FAILED)),
         refused=Count("pk", filter=Q(outcome=Turn.Outcome.REFUSED)),
+        saved=Count("pk", filter=Q(kind=Turn.Kind.HOUSEKEEPING, outcome=Turn.Outcome.ANSWERED)),
+        saved_cost=Sum("cost_usd", filter=Q(kind=Turn.Kind.HOUSEKEEPING)),
         tokens_in=Sum("input_tokens"),
         tokens_out=Sum("output_tokens"),
         cost=Sum("cost_usd"),
@@ -134,6 +136,12 @@ def _figures(now: dt.datetime, waiting: int) -> list[Figure]:
             note=f"{counted['refused']:,} refused",
             url=f"{turns}?within=24h&outcome__in={','.join(_FAILED)}",
             is_bad=counted["failed"] > 0,
+        ),
+        Figure(
+            title="Agent runs saved",
+            value=f"{counted['saved']:,}",
+            note=f"housekeeping calls, {usd(counted['saved_cost']) or '$0'}",
+            url=f"{turns}?within=24h&kind__exact={Turn.Kind.HOUSEKEEPING}",
         ),
         Figure(title="Open now", value=f"{waiting:,}", url=f"{turns}?outcome__exact=open"),
         Figure(

@@ -67,6 +67,7 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
     list_filter = (
         PeriodFilter,
         "outcome",
+        "kind",
         DurationFilter,
         CostFilter,
         ("tenant", RelatedFilter),
@@ -163,6 +164,7 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
             "usage": list(usage_lines(turn)) if turn.input_tokens or turn.output_tokens else [],
             "cost": cost_told(turn),
             "timings": list(_timings(turn)),
+            "llm_model": _llm_told(turn),
             "match": MATCHES.get(turn.match, turn.match),
             "attempts": list(turn.attempts.all()),
             "parameters": _pretty({name: value for name, value in turn.parameters.items() if name != "messages"}),
@@ -335,6 +337,12 @@ def _links(turn: Turn) -> Iterable[tuple[str, str, str]]:
     ):
         if name or key:
             yield what, name or "–", reverse(f"admin:{model}_change", args=[key]) if key else ""
+
+
+def _llm_told(turn: Turn) -> str:
+    """Return the model that wrote the answer, as far as one did."""
+    by = {Turn.AnsweredBy.UTILITY_LLM.value: "utility_llm_model", Turn.AnsweredBy.TEMPLATE.value: ""}
+    return str(turn.profile_snapshot.get(by.get(turn.answered_by, "llm_model"), ""))
 
 
 def _key_told(turn: Turn) -> str:

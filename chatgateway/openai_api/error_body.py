@@ -32,6 +32,18 @@ def error_body(error: ErrorFields) -> dict[str, Any]:
     }
 
 
+def to_failed(error: GatewayError) -> TurnFailed:
+    """The bad end of a turn, as its subscribers are told."""
+    return TurnFailed(
+        status=error.status,
+        type=error.type,
+        code=error.code,
+        message=error.message,
+        param=error.param,
+        headers=error.headers,
+    )
+
+
 def from_failed(failed: TurnFailed) -> GatewayError:
     """The exception to raise when a turn failed before any of its reply was sent.
 

@@ -187,12 +187,21 @@ def new_fence(texts: Iterable[str], draw: Callable[[], str]) -> str:
     raise ValueError(f"{_DRAWS} fences in a row occur in the content; they are not random.")
 
 
-def replay(transcript: Transcript, *, fence: str) -> tuple[UserPart, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """Where messages are left out: before the message at `before` of those that are told. `messages` is how many."""
+
+    before: int
+    messages: int
+
+
+def replay(transcript: Transcript, *, fence: str, gap: Gap | None = None) -> tuple[UserPart, ...]:
     """The first user message of a conversation that must know the earlier turns: those, then the new turn.
 
     `fence` comes from `new_fence(texts_of(transcript), …)` and stands in every tag. Texts are verbatim, each between
-    the tags of a message with its role. Images of earlier turns follow as parts of their own, in order, and are
-    named where they stood (`[image 1]`). Without earlier turns this is `transcript.user_parts`.
+    the tags of a message with its role; where messages were left out (`gap`) a note says how many. Images of earlier
+    turns follow as parts of their own, in order, and are named where they stood (`[image 1]`). Without earlier turns
+    this is `transcript.user_parts`.
     """
     if not transcript.earlier:
         return transcript.user_parts
@@ -202,7 +211,9 @@ def replay(transcript: Transcript, *, fence: str) -> tuple[UserPart, ...]:
         "everything between a message's tags is its content. The new message follows after the last tag."
     )
     lines = [preface, f"<conversation-{fence}>"]
-    for message in transcript.earlier:
+    for place, message in enumerate(transcript.earlier):
+        if gap is not None and gap.before == place:
+            lines.append(_gap_told(gap, fence))
         lines.append(f"<message-{fence} {_attributes(message)}>")
         for part in message.parts:
             if isinstance(part, TextPart):
@@ -217,6 +228,14 @@ def replay(transcript: Transcript, *, fence: str) -> tuple[UserPart, ...]:
     lines.append(f"</conversation-{fence}>")
     told = TextPart(text="\n".join(lines))
     return joined([told, *images, *transcript.user_parts], divider="\n\n")
+
+
+def _gap_told(gap: Gap, fence: str) -> str:
+    number = f"{gap.messages:,} messages are" if gap.messages > 1 else "1 message is"
+    return (
+        f"<left_out-{fence}>\n{number} left out here: the conversation is longer than you can read at once.\n"
+        f"</left_out-{fence}>"
+    )
 
 
 def after_stop(parts: Iterable[UserPart], *, seen: str, fence: str) -> tuple[UserPart, ...]:

@@ -33,8 +33,9 @@ COMMON_TOOLS = {
 
 
 class ProfileForm(SecretsForm):
-    """`checked` is what LiteLLM said of the model, None when there was no need to ask. `notices` are for the person
-    who saved: what was saved although it may not be what they want."""
+    """`checked` is what LiteLLM said of the model, `checked_utility` what of the one for housekeeping calls; None when
+    there was no need to ask. `notices` are for the person who saved: what was saved although it may not be what they
+    want."""
 
     tools = forms.MultipleChoiceField(
         required=False,
@@ -75,6 +76,7 @@ class ProfileForm(SecretsForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.checked: CheckedModel | None = None
+        self.checked_utility: CheckedModel | None = None
         self.notices: list[str] = []
         servers = _servers()
         names = {name for names in servers.values_list("usable_tools", flat=True) for name in names or ()}
@@ -112,6 +114,7 @@ class ProfileForm(SecretsForm):
         cleaned = super().clean()
         self._check_workspace(cleaned)
         self._check_model(cleaned)
+        self._check_utility_model(cleaned)
         if "llm_model" in cleaned and "llm_base_url" in cleaned:
             cleaned["llm_api_key"] = self._key_for(cleaned["llm_model"], cleaned["llm_base_url"])
         return cleaned
@@ -141,6 +144,31 @@ class ProfileForm(SecretsForm):
             self.add_error("llm_model", error.message)
             return
         self.notices += self.checked.warnings
+
+    def _check_utility_model(self, cleaned: dict[str, Any]) -> None:
+        """It is called with the profile's key, so it must live where that key belongs."""
+        model, utility, base_url = (cleaned.get(name) for name in ("llm_model", "utility_llm_model", "llm_base_url"))
+        if not utility or model is None or base_url is None:
+            return
+        names = ("llm_model", "utility_llm_model", "llm_base_url")
+        if self.instance.utility_catalogue and all(cleaned[name] == self.initial.get(name) for name in names):
+            return
+        try:
+            self.checked_utility = manage.check_model(utility, base_url)
+        except InvalidProfile as error:
+            self.add_error("utility_llm_model", error.message)
+            return
+        self.notices += self.checked_utility.warnings
+        of_utility = self.checked_utility.catalogue
+        of_model = self.instance.catalogue if self.checked is None else self.checked.catalogue
+        if not of_utility or not of_model:
+            of_utility = of_model = {}  # what the names say, of both
+        place = manage.llm_place(model=model, base_url=base_url, catalogue=of_model)
+        if place != manage.llm_place(model=utility, base_url=base_url, catalogue=of_utility):
+            self.add_error(
+                "utility_llm_model",
+                f"It is called with the key of {model}, so it must be a model of the same provider.",
+            )
 
     def _key_for(self, model: str, base_url: str) -> Secret:
         """Stored credentials do not follow an edited URL to another host, or a model to another provider."""

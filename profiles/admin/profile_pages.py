@@ -82,7 +82,7 @@ class ProfileAdmin(ModelAdmin[Profile]):
     search_fields = ("slug", "llm_model", "description")
     list_select_related = ("owner",)
     autocomplete_fields = ("owner",)
-    readonly_fields = ("known_of_model",)
+    readonly_fields = ("known_of_model", "known_of_utility_model")
     actions_detail = ("try_out", "turns_of")
     change_form_before_template = "profiles/admin/profile_notices.html"
     fieldsets = (
@@ -117,6 +117,10 @@ class ProfileAdmin(ModelAdmin[Profile]):
             },
         ),
         (
+            "Housekeeping calls of chat UIs",
+            {"fields": (("answers_housekeeping", "utility_llm_model"), "known_of_utility_model")},
+        ),
+        (
             "How long it is kept",
             {"fields": (("conversation_idle_hours", "workspace_keep_days"),)},
         ),
@@ -126,7 +130,8 @@ class ProfileAdmin(ModelAdmin[Profile]):
                 "classes": ("collapse",),
                 "fields": (
                     ("temperature", "top_p"),
-                    ("max_output_tokens", "reasoning_effort"),
+                    ("max_output_tokens", "context_window"),
+                    "reasoning_effort",
                     ("llm_timeout_seconds", "llm_idle_timeout_seconds"),
                     "llm_retries",
                     "llm_streams",
@@ -195,12 +200,20 @@ class ProfileAdmin(ModelAdmin[Profile]):
     def known_of_model(self, profile: Profile) -> str:
         return _facts(profile) if profile.pk else "Shown once the profile is saved."
 
+    @column("What LiteLLM knows of it")
+    def known_of_utility_model(self, profile: Profile) -> str:
+        return _utility_facts(profile)
+
     # --- saving -----------------------------------------------------------------------------------------------------
 
     def save_model(self, request: HttpRequest, obj: Profile, form: Any, change: bool) -> None:
         checked = form.checked
         if checked is not None:
             obj.catalogue = checked.catalogue or {}
+        if not obj.utility_llm_model:
+            obj.utility_catalogue = {}
+        elif form.checked_utility is not None:
+            obj.utility_catalogue = form.checked_utility.catalogue or {}
         super().save_model(request, obj, form, change)
         forget_everything()
         for notice in form.notices:
@@ -244,11 +257,20 @@ def _facts(profile: Profile) -> str:
     facts = [f"Provider: {catalogue.get('provider', 'unknown')}."]
     if not catalogue.get("is_known"):
         facts.append("Not in LiteLLM's catalogue, which is normal behind a base URL of your own.")
-    if window := catalogue.get("context_window"):
+    if window := profile.window_tokens:
         facts.append(f"Context window: {window:,} tokens.")
     facts.append("Sees images." if profile.sees_images else "Does not see images.")
     facts.append(_price(profile))
     return " ".join(facts)
+
+
+def _utility_facts(profile: Profile) -> str:
+    if not profile.utility_llm_model:
+        return "None is set: the profile's own LLM answers them."
+    prices = profile.housekeeping_prices()
+    if not prices:
+        return "Price: unknown, so housekeeping calls are recorded without a cost."
+    return f"USD per million tokens, by LiteLLM's catalogue: {_listed(prices)}."
 
 
 def _price(profile: Profile) -> str:
@@ -260,5 +282,8 @@ def _price(profile: Profile) -> str:
         by = "this form"
     elif profile.input_price is not None or profile.output_price is not None:
         by = "this form and LiteLLM's catalogue"
-    said = ", ".join(f"{name} {usd(Decimal(price))}" for name, price in prices.items())
-    return f"USD per million tokens, by {by}: {said.replace('_', ' ')}."
+    return f"USD per million tokens, by {by}: {_listed(prices)}."
+
+
+def _listed(prices: dict[str, str]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {usd(Decimal(price))}" for name, price in prices.items())

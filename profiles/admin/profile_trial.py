@@ -86,15 +86,13 @@ async def _lines(profile: Profile, prompt: str, *, username: str) -> AsyncIterat
 async def _llm_call(profile: Profile, prompt: str) -> AsyncIterator[Line]:
     yield {"part": "llm", "state": "running"}
     try:
-        answer = await trial.in_thread(
-            lambda: llm_client.complete(
-                model=profile.llm_model,
-                api_key=profile.llm_api_key.reveal(),
-                base_url=profile.llm_base_url,
-                messages=[{"role": "user", "content": prompt}],
-                max_output_tokens=profile.max_output_tokens,
-                timeout_seconds=LLM_SECONDS,
-            )
+        answer = await llm_client.complete(
+            model=profile.llm_model,
+            api_key=profile.llm_api_key.reveal(),
+            base_url=profile.llm_base_url,
+            messages=[{"role": "user", "content": prompt}],
+            max_output_tokens=profile.max_output_tokens,
+            timeout_seconds=LLM_SECONDS,
         )
     except LlmCallFailed as error:
         yield {"part": "llm", "state": "failed", "note": f"{error.kind}: {error.message}"}

@@ -259,3 +259,27 @@ def test_a_name_that_differs_in_case_alone_is_taken(admin: Client) -> None:
     factories.profile(slug="Fast")
 
     assert "exists" in str(errors(save_profile(admin, slug="fast")))
+
+
+# --- the model for housekeeping calls -------------------------------------------------------------------------------
+
+
+def test_a_model_for_housekeeping_is_one_that_the_profiles_key_belongs_to(admin: Client) -> None:
+    profile = factories.profile(llm_base_url="", llm_model="anthropic/claude-large")
+
+    refused = save_profile(admin, profile, utility_llm_model="openai/small")
+    taken = save_profile(admin, profile, utility_llm_model="anthropic/claude-small", context_window="8000")
+
+    assert list(errors(refused)) == ["utility_llm_model"]
+    assert errors(taken) == {}
+    saved = stored(profile)
+    assert (saved.utility_llm_model, saved.window_tokens) == ("anthropic/claude-small", 8000)
+
+
+def test_a_model_taken_off_takes_its_prices_along(admin: Client) -> None:
+    profile = factories.profile(utility_llm_model="openai/small", utility_catalogue={"input_price": "1"})
+
+    save_profile(admin, profile, utility_llm_model="")
+
+    assert stored(profile).utility_catalogue == {}
+    assert stored(profile).housekeeping_prices() == stored(profile).prices()

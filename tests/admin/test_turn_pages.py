@@ -303,3 +303,48 @@ def test_a_conversation_shows_where_it_branched_off_and_its_branches(admin: Clie
     assert "same directory" in of_branch
     assert "same directory" in of_source
     assert "Forked from" not in of_source
+
+
+# --- housekeeping calls -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("by", "told", "llm"),
+    [
+        ("llm", "Written by the profile&#x27;s LLM; no agent was started.", "<dd>openai/large</dd>"),
+        ("utility_llm", "Written by the profile&#x27;s LLM for housekeeping; no agent", "<dd>openai/small</dd>"),
+        ("template", "Written by the gateway; no agent was started. The LLM was not used, or in vain:", ""),
+    ],
+)
+def test_the_page_of_a_housekeeping_call_says_who_answered_it(admin: Client, by: str, told: str, llm: str) -> None:
+    snapshot = {"slug": "chat", "llm_model": "openai/large", "utility_llm_model": "openai/small"}
+    detail = "no answer within 20 s" if by == "template" else ""
+    turn = turn_with(
+        kind="housekeeping", housekeeping_task="title", answered_by=by, answer="Bread", error_detail=detail,
+        profile_snapshot=snapshot,
+    )  # fmt: skip
+
+    text = admin.get(page(turn)).content.decode()
+
+    assert "housekeeping: title" in text
+    assert told in text
+    assert detail in text
+    assert ("<dt>LLM</dt>" + llm in text) == bool(llm)
+
+
+def test_the_first_page_counts_the_runs_that_were_saved_and_the_list_shows_them(admin: Client) -> None:
+    turn_with()
+    turn_with(kind="housekeeping", housekeeping_task="tags", request_id="req_2", cost_usd=Decimal("0.0012"))
+
+    first_page = admin.get(reverse("admin:index")).content.decode()
+    listed = admin.get(reverse("admin:chatgateway_turn_changelist"), {"kind__exact": "housekeeping"})
+
+    assert "Agent runs saved" in first_page
+    assert "housekeeping calls, $0.0012" in first_page
+    assert listed.context["cl"].result_count == 1
+
+
+def test_the_page_says_that_the_history_was_shortened(admin: Client) -> None:
+    text = admin.get(page(turn_with(match="replay", elided_messages=3))).content.decode()
+
+    assert "3 messages of the told history" in text

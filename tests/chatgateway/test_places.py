@@ -75,20 +75,73 @@ def test_a_history_costs_two_queries_at_most_and_one_for_what_is_found(
     assert len(captured) == queries + (place is not None)
 
 
-def test_both_digests_are_found_by_an_index() -> None:
-    asked = sent(HI)
-    row = turn(asked)
+def plans_of(history: SentHistory, of: Turn, **within: Any) -> list[str]:
+    """How the database answers each query of a look-up."""
     with CaptureQueriesContext(connection) as captured:
-        found(sent(HI, ("assistant", "No."), ("user", "More.")), row)
+        found(history, of, **within)
+    explain = "EXPLAIN QUERY PLAN "
     plans = []
     with connection.cursor() as cursor:
-        cursor.execute("SET enable_seqscan = off" if connection.vendor == "postgresql" else "SELECT 1")
+        if connection.vendor == "postgresql":
+            explain = "EXPLAIN "
+            cursor.execute("SET LOCAL enable_seqscan = off")  # a table of two rows is read whole otherwise
         for query in captured.captured_queries:
-            cursor.execute(("EXPLAIN " if connection.vendor == "postgresql" else "EXPLAIN QUERY PLAN ") + query["sql"])
-            plans.append(str(cursor.fetchall()))
+            cursor.execute(explain + query["sql"])
+            plans.append("\n".join(str(row) for row in cursor.fetchall()))
+    return plans
 
-    assert "turn_ended_with" in plans[0]
-    assert "turn_began_with" in plans[1]
+
+@pytest.mark.parametrize("narrowed", [{}, {"api_key_id": 1}])
+def test_each_query_reads_its_index_newest_first_and_no_table_whole(narrowed: dict[str, Any]) -> None:
+    row = turn(sent(HI))
+
+    two_stops = sent(HI, ("assistant", "No."), ("user", "More."), ("user", "And more."))
+    answered, unanswered = plans_of(sent(HI, ("assistant", "No."), ("user", "More.")), row, **narrowed)
+    with_two_stops = plans_of(two_stops, row, **narrowed)[0]
+
+    assert "turn_ended_with" in answered
+    assert "turn_began_unanswered" in unanswered
+    assert with_two_stops.count("turn_began_unanswered") == 2
+    for plan in (answered, unanswered, with_two_stops):
+        assert "SCAN chatgateway_" not in plan
+        assert "Seq Scan" not in plan
+        # Of a small table PostgreSQL takes the shorter index of the foreign key.
+        assert "turn_in_conversation" in plan or "chatgateway_turn_conversation_id" in plan
+
+
+def test_within_a_family_no_table_is_read_whole_either() -> None:
+    row = turn(sent(HI))
+
+    plans = plans_of(sent(HI, ("assistant", "No."), ("user", "More.")), row, root_id=row.conversation_id)
+
+    assert len(plans) == 2
+    assert not [plan for plan in plans if "SCAN chatgateway_" in plan or "Seq Scan" in plan]
+
+
+def test_a_common_greeting_is_not_in_the_way_of_the_one_that_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns that were answered are looked up by their end; thousands may have begun alike."""
+    monkeypatch.setattr(places, "SCANNED", 3)
+    stopped = turn(sent(HI), outcome="cancelled", answer="Yes, bec")
+    for _ in range(5):
+        turn(sent(HI), tenant=stopped.tenant)
+
+    place = found(sent(HI, ("assistant", "Yes, b"), ("user", "More.")), stopped)
+
+    assert place is not None
+    assert place.turn == stopped
+
+
+def test_a_named_conversation_is_found_however_common_its_history_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "SCANNED", 3)
+    first = turn(sent(HI))
+    for _ in range(5):
+        turn(sent(HI), tenant=first.tenant)
+    history = sent(HI, ("assistant", "Yes."), ("user", "More."))
+
+    place = found(history, first, root_id=first.conversation_id)
+
+    assert place is not None
+    assert place.turn == first
 
 
 def test_of_equal_histories_one_that_has_not_gone_on_is_taken_then_the_newest() -> None:

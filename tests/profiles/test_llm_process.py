@@ -1,5 +1,6 @@
 """The llm process and its client, over the real socket."""
 
+import asyncio
 import json
 import os
 import signal
@@ -92,7 +93,7 @@ def complete(llm, **changed):
         "max_output_tokens": 20,
         "timeout_seconds": 20,
     }
-    return llm_client.complete(**given | changed)
+    return asyncio.run(llm_client.complete(**given | changed))
 
 
 def test_a_call_is_answered_with_its_tokens(llm_process, llm):

@@ -427,3 +427,20 @@ def test_a_profile_remembered_before_a_commit_is_forgotten_after_it():
         # Another thread, which cannot see the uncommitted row, remembers the profile as it was.
         access._profiles["fast"] = access._KnownProfile(profile=old, looked_up_at=timezone.now())
     assert access.profile_for(caller, "fast").temperature == 1
+
+
+@pytest.mark.django_db
+def test_a_model_for_housekeeping_does_not_follow_the_llm_to_another_place():
+    profile = factories.profile(llm_base_url="", llm_model="anthropic/claude-large", source=Profile.Source.API)
+    Profile.objects.update(utility_llm_model="anthropic/claude-small", utility_catalogue={"input_price": "1"})
+
+    def save(model):
+        caller = access.caller_for(factories.api_key(is_global=True).text, now=timezone.now())
+        return manage.save_profile(caller, profile.slug, {"llm": {"model": model}})
+
+    stayed, _ = save("anthropic/claude-larger")
+    moved, warnings = save("openai/gpt-5")
+
+    assert stayed.utility_llm_model == "anthropic/claude-small"
+    assert (moved.utility_llm_model, moved.utility_catalogue) == ("", {})
+    assert any("anthropic/claude-small" in warning for warning in warnings)
