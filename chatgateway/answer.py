@@ -3,13 +3,18 @@
 An agent with tools writes text before it calls one. While that text is being written nothing tells it from the
 answer, so it is held back: if a tool call follows it was a thought; once it is longer than the holdback it is
 shown as the answer all the same. An agent without tools has no thoughts, and everything is shown at once.
+
+An answer that is to be JSON is not shown at all while it is written: what was sent cannot be taken back. It comes whole
+with the end of the turn.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from chatgateway.openai_api.answer_form import AnswerForm
+from chatgateway.openai_api.stop_sequences import StopCut, cut
 from chatgateway.turn_events import (
     AnswerEnded,
     AnswerShown,
@@ -28,17 +33,19 @@ from chatgateway.turn_events import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShowingRules:
-    """The profile's choices. `holdback_chars` is 0 for an agent without tools."""
+    """The profile's choices, and the form of the answer. `holdback_chars` is 0 for an agent without tools."""
 
     thoughts: Literal["reasoning", "content", "hidden"]
     activity: Literal["reasoning", "hidden"]
     holdback_chars: int
+    form: AnswerForm = field(default_factory=AnswerForm)
 
 
 @dataclass(slots=True)
 class _Item:
+    stop: StopCut
     held: str = ""
-    sent: str = ""  # what of it was shown as answer
+    sent: str = ""  # what of it was let through, to be shown as answer
     reasoning_sent: bool = False
 
 
@@ -47,15 +54,20 @@ class Showing:
 
     `answer` is the text of the last message the agent ended, which is the turn's answer. `shown` is what was
     shown as the answer so far; `reasoning` what was shown beside it. `has_acted` is true once a tool was called.
+    `was_cut`: the answer ends at a stop sequence; it may be empty then.
     """
 
     def __init__(self, rules: ShowingRules) -> None:
         self._rules = rules
+        self._stop = rules.form.stop
+        # Among the JSON of an answer there is no place for a thought.
+        self._thoughts = "reasoning" if rules.form.output and rules.thoughts == "content" else rules.thoughts
         self._items: dict[str, _Item] = {}
         self.answer = ""
         self.shown = ""
         self.reasoning = ""
         self.has_acted = False
+        self.was_cut = False
         self._thoughts_in_content = ""
 
     def show(self, event: RunEvent) -> list[ShownEvent]:
@@ -63,8 +75,8 @@ class Showing:
             case TextDelta():
                 return self._text(event.item_id, event.text)
             case ReasoningDelta():
-                self._items.setdefault(event.item_id, _Item()).reasoning_sent = True
-                return self._reason(event.text) if self._rules.thoughts != "hidden" else []
+                self._item(event.item_id).reasoning_sent = True
+                return self._reason(event.text) if self._thoughts != "hidden" else []
             case ItemDropped():
                 return self._drop(event)
             case ThoughtEnded():
@@ -93,25 +105,35 @@ class Showing:
 
     def partial(self) -> str:
         """What a caller who stops now has, or would have had a moment later: kept when a turn is cut short."""
-        held = "".join(item.held for item in self._items.values())
+        held = "".join(item.stop.held + cut(item.held, self._stop) for item in self._items.values())
         return self.shown + held if held else self.shown or self.answer
 
+    def begin_again(self) -> None:
+        """The agent is asked for its answer once more: what it answered before does not count."""
+        self.answer, self.was_cut = "", False
+
+    def _item(self, item_id: str) -> _Item:
+        return self._items.get(item_id) or self._items.setdefault(item_id, _Item(StopCut(self._stop)))
+
     def _text(self, item_id: str, text: str) -> list[ShownEvent]:
-        item = self._items.setdefault(item_id, _Item())
+        item = self._item(item_id)
         if item.sent:
             item.sent += text
-            return self._answer(text)
+            return self._answer(item.stop.feed(text) if self._stop else text)
         item.held += text
-        if len(item.held) > self._rules.holdback_chars:
+        if len(item.held) > self._rules.holdback_chars and self._rules.form.output is None:
             return self._release(item)
         return []
 
     def _release(self, item: _Item) -> list[ShownEvent]:
         text, item.held = item.held, ""
         item.sent += text
-        # Something else was shown as answer before: set the two apart as paragraphs.
+        return self._paragraph(item.stop.feed(text))
+
+    def _paragraph(self, text: str) -> list[ShownEvent]:
+        """Show text as answer, set apart from what else was shown as answer before."""
         gap = "\n\n" if self.shown and not self.shown.endswith("\n\n") else ""
-        return self._answer(gap + text)
+        return self._answer(gap + text) if text else []
 
     def _drop(self, event: ItemDropped) -> list[ShownEvent]:
         item = self._items.get(event.item_id)
@@ -125,36 +147,41 @@ class Showing:
         return []
 
     def _end_thought(self, event: ThoughtEnded) -> list[ShownEvent]:
-        item = self._items.pop(event.item_id, _Item())
+        item = self._item(event.item_id)
+        del self._items[event.item_id]
         self.has_acted = True
         out: list[ShownEvent] = []
-        if event.reasoning and not item.reasoning_sent and self._rules.thoughts != "hidden":
+        if event.reasoning and not item.reasoning_sent and self._thoughts != "hidden":
             out += self._reason(event.reasoning + "\n")
         if not event.text.strip():
             return out
-        if self._rules.thoughts == "content":
-            self._thoughts_in_content += ("\n\n" if self._thoughts_in_content else "") + event.text
+        thought = cut(event.text, self._stop) if self._thoughts == "content" else ""
+        if thought:
+            self._thoughts_in_content += ("\n\n" if self._thoughts_in_content else "") + thought
         if item.sent:
-            return out  # it overflowed the holdback: it has been read as part of the answer
-        if self._rules.thoughts == "content":
+            return out + self._answer(item.stop.rest())  # it overflowed: it has been read as part of the answer
+        if thought:
             gap = "\n\n" if self.shown else ""
-            out += self._answer(gap + event.text)
-        elif self._rules.thoughts == "reasoning":
+            out += self._answer(gap + thought)
+        elif self._thoughts == "reasoning":
             out += self._reason(event.text.rstrip() + "\n")
         return out
 
     def _end_answer(self, event: AnswerEnded) -> list[ShownEvent]:
-        item = self._items.pop(event.item_id, _Item())
+        item = self._item(event.item_id)
+        del self._items[event.item_id]
         out: list[ShownEvent] = []
-        if event.reasoning and not item.reasoning_sent and self._rules.thoughts != "hidden":
+        if event.reasoning and not item.reasoning_sent and self._thoughts != "hidden":
             out += self._reason(event.reasoning)
-        self.answer = event.text
+        self.answer = cut(event.text, self._stop)
+        self.was_cut = self.answer != event.text
+        if self._rules.form.output is not None:
+            return out
         if item.sent:
             # Deltas joined equal the message (measured); a reconnect may have missed its tail.
             rest = event.text.removeprefix(item.sent) if event.text.startswith(item.sent) else ""
-            return out + (self._answer(rest) if rest else [])
-        item.held = event.text
-        return out + (self._release(item) if event.text else [])
+            return out + self._answer(item.stop.feed(rest) + item.stop.rest())
+        return out + self._paragraph(self.answer)
 
     def _step(self, line: str) -> list[ShownEvent]:
         if self._rules.activity == "hidden" or not line:
@@ -168,4 +195,4 @@ class Showing:
 
     def _answer(self, text: str) -> list[ShownEvent]:
         self.shown += text
-        return [AnswerShown(text=text)]
+        return [AnswerShown(text=text)] if text else []

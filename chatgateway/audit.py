@@ -11,6 +11,7 @@ import datetime as dt
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,7 +19,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from chatgateway import agents, message_store, sql
+from chatgateway import agents, ledger, message_store, sql
 from chatgateway.agentserver.schemas import DurableEvent
 from chatgateway.errors import GatewayError
 from chatgateway.models import AgentServer, Attempt, Conversation, Event, Turn
@@ -31,6 +32,9 @@ from profiles.pricing import cost_usd
 LEASE_SECONDS = 20
 # By the database's clock: the clocks of two machines need not agree.
 LEASE_END = Now() + dt.timedelta(seconds=LEASE_SECONDS)
+
+
+_REPLY_PREFIXES = {"completions": "cmpl-"}
 
 
 class TurnLost(Exception):
@@ -98,11 +102,14 @@ def open_turn(
     at: int,
     parent: Turn | None = None,
     request_digest: str = "",
+    continued_text: str = "",
+    held_usd: Decimal | None = None,
 ) -> Turn:
     """Write the row of a turn, its messages and its first attempt.
 
     With a `server` it has a slot and may start; without, it is queued. `at` is `new_arrival()`. `parent` is the turn
     it goes on after. Raises IntegrityError if another turn was first to do so in the same conversation.
+    `continued_text` is what the caller has of the answer that is to be gone on with.
     """
     turn = _new_turn(arrival, asked)
     turn.idempotency_key = arrival.idempotency_key
@@ -113,7 +120,9 @@ def open_turn(
     turn.incarnation = conversation.incarnation
     turn.match = match
     turn.parent, turn.request_digest = parent, request_digest
+    turn.continued_text = message_store.storable_text(continued_text)
     turn.deadline_at = deadline_at
+    turn.held_usd = held_usd
     turn.lease_owner = lease_owner
     turn.lease_expires_at = LEASE_END
     turn.lease_generation = 1
@@ -202,6 +211,7 @@ def close_turn(turn: Turn, ending: Ending, *, leaf_event_id: str = "") -> None:
     """
     ended(turn, ending, at=timezone.now(), leaf_event_id=leaf_event_id)
     _update_mine(turn, {name: getattr(turn, name) for name in _CLOSING_COLUMNS})
+    ledger.settle(turn)
 
 
 def ended(turn: Turn, ending: Ending, *, at: dt.datetime, leaf_event_id: str = "") -> None:
@@ -217,7 +227,8 @@ def ended(turn: Turn, ending: Ending, *, at: dt.datetime, leaf_event_id: str = "
     turn.leaf_event_id = leaf_event_id
     if ending.outcome == Turn.Outcome.ANSWERED:
         delivered = (ending.shown or ending.answer) if turn.is_stream else ending.answer
-        turn.end_digest = histories.end_digest(turn.request_digest, message_store.storable_text(delivered))
+        answer = turn.continued_text + message_store.storable_text(delivered)  # chat UIs join the two
+        turn.end_digest = histories.end_digest(turn.request_digest, answer)
     turn.input_tokens = ending.usage.input
     turn.output_tokens = ending.usage.output
     turn.cached_tokens = ending.usage.cached
@@ -389,7 +400,7 @@ def unsaved(
     caller = arrival.caller
     return Turn(
         id=turn_id,
-        reply_id=f"chatcmpl-{turn_id.hex}",
+        reply_id=f"{_REPLY_PREFIXES.get(arrival.endpoint, 'chatcmpl-')}{turn_id.hex}",
         request_id=arrival.request_id,
         endpoint=arrival.endpoint,
         tenant_id=caller.tenant_id,

@@ -10,13 +10,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 from typing import cast
 
 from django.conf import settings
 from django.db.utils import Error as DatabaseError
 from django.utils import timezone
 
-from chatgateway import audit, conversations, endings, metrics, servers
+from chatgateway import audit, ceilings, conversations, corrections, endings, metrics, servers
 from chatgateway.agent_session import AgentSession, SessionFactory
 from chatgateway.agentserver.exceptions import (
     AgentServerError,
@@ -34,8 +35,9 @@ from chatgateway.errors import DatabaseUnavailable, GatewayError, InternalError,
 from chatgateway.live import LiveTurn
 from chatgateway.models import AgentServer, Conversation, Turn
 from chatgateway.preparation import Assignment, Preparation
-from chatgateway.turn_events import AnswerShown, MessageAccepted, RunEvent, ShownEvent, TurnFailed
+from chatgateway.turn_events import AnswerShown, MessageAccepted, RunEvent, ShownEvent, TurnFailed, UsageReported
 from chatgateway.writer import writer
+from profiles.pricing import cost_usd
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +74,7 @@ class Driver:
         self.live = live
         self._preparation = Preparation(assignment)
         self._attached = assignment.attached
+        self._form = assignment.form
         self._sessions = sessions
         self._wait_for_slot = wait_for_slot
         self._follow_on = follow
@@ -84,9 +87,11 @@ class Driver:
                     thoughts=cast("endings.ThoughtsChoice", self.profile.thoughts),
                     activity=cast("endings.ActivityChoice", self.profile.activity),
                     holdback_chars=self.profile.answer_holdback_chars if self.profile.has_tools else 0,
+                    form=assignment.form,
                 )
             ),
             baseline=endings.counts_from(self.conversation.usage_baseline),
+            output_limit=assignment.overrides.max_output_tokens or self.profile.max_output_tokens,
         )
 
     async def drive(self) -> None:
@@ -245,6 +250,7 @@ class Driver:
             if self._preparation.is_rebuilt:
                 self.run.baseline = {}  # its tokens are counted from 0 again
         await self._follow(session)
+        await corrections.have_it_as_asked(self.run, self._form.output, session, self._follow)
 
     def _note_up(self) -> None:
         """A server that answers is not down, whether or not a worker is there to find out."""
@@ -285,7 +291,32 @@ class Driver:
     def _take(self, event: RunEvent) -> list[ShownEvent]:
         if isinstance(event, MessageAccepted):
             self._note_accepted(event.seq)
-        return self.run.take(event)
+        shown = self.run.take(event)
+        if isinstance(event, UsageReported) and self.turn.held_usd is not None:
+            self._watch_cost(self.turn.held_usd)
+        return shown
+
+    def _watch_cost(self, held_usd: Decimal) -> None:
+        """Have the run stopped once its key's or tenant's money is used up; asked when it costs more than was held."""
+        turn, live, usage = self.turn, self.live, self.run.usage
+        cost = cost_usd(
+            turn.prices,
+            input_tokens=usage.input,
+            output_tokens=usage.output,
+            cached_tokens=usage.cached,
+            cache_write_tokens=usage.cache_write,
+        )
+        if cost is None or cost < held_usd:
+            return
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            servers.lock()
+            if not ceilings.may_go_on(turn, cost):
+                loop.call_soon_threadsafe(live.request_cancel, Turn.CEILING)
+
+        # Not awaited: the agent works on meanwhile, and at worst makes one more call.
+        writer.post(look)
 
     def _publish(self, shown: list[ShownEvent]) -> None:
         if self.run.first_text_at is None and any(isinstance(event, AnswerShown) for event in shown):
@@ -293,6 +324,8 @@ class Driver:
         self.live.publish(shown)
 
     def _note_accepted(self, seq: int) -> None:
+        if self.live.accepted.is_set():
+            return  # what the agent is asked once more is not the caller's message
         self.live.accepted.set()
         turn, now = self.turn, timezone.now()
         # Not awaited: tokens must not wait for it, and the close that follows goes through the same queue.
@@ -326,6 +359,8 @@ class Driver:
         good_leaf = settled.get("good_leaf_event_id", conversation.good_leaf_event_id)
         leaf = self.run.leaf_after(ending, good_leaf=good_leaf)
         turn.cancel_reason = self.live.cancel_reason
+        if turn.cancel_reason == Turn.CEILING and not self.run.stopped_by:
+            turn.cancel_reason = ""  # it had ended by itself
 
         def close() -> None:
             audit.close_turn(turn, ending, leaf_event_id=leaf)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from chatgateway import outcomes
@@ -16,6 +16,7 @@ from chatgateway.errors import (
     AgentServerUnavailable,
     AgentTimedOut,
     GatewayError,
+    InsufficientQuota,
     TurnCancelled,
 )
 from chatgateway.models import Turn
@@ -60,6 +61,11 @@ class Run:
     usage_now: dict[str, TokenCounts] = field(default_factory=dict)
     last_call_input: int = 0
     logged_chars: int = 0
+    user_messages: int = 0  # in the log of this turn: the caller's, and one that asks for the answer once more
+    output_limit: int | None = None  # of each call of the LLM
+    # Of an answer that is to be JSON: the JSON alone, and what is wrong with it.
+    output: str = ""
+    output_problem: str = ""
     system_prompt_event_id: str = ""
 
     def take(self, event: RunEvent) -> list[ShownEvent]:
@@ -81,8 +87,20 @@ class Run:
         for event in durable:
             if event.kind not in {"ConversationStateUpdateEvent", "ConversationErrorEvent"}:
                 self.logged_chars += len(str(event.event))
+            if event.kind == "MessageEvent" and event.event.get("source") == "user":
+                self.user_messages += 1
             if event.kind == "SystemPromptEvent":
                 self.system_prompt_event_id = event.id
+
+    def begin_again(self) -> None:
+        """Another run follows in the same turn: the agent is asked for its answer once more."""
+        self.ended = self.failed = None
+        self.showing.begin_again()
+
+    @property
+    def was_cut_short(self) -> bool:
+        """Whether the last LLM call wrote as much as it was allowed: the agent-server does not pass that on."""
+        return bool(self.output_limit and self.ended and self.ended.last_call_output_tokens >= self.output_limit)
 
     def retries_allowed(self, profile: Profile) -> int:
         """How often, in all, a run that failed like this may be begun again without the caller's doing.
@@ -161,8 +179,13 @@ def of_run(run: Run, *, profile: Profile) -> Ending:
             return _answered(run, run.showing.collected, "length")
         return failed(run, outcomes.error_for(run.failed, profile_slug=profile.slug))
     match run.ended.status:
+        case "finished" if run.output_problem:
+            return failed(run, outcomes.not_as_asked(run.output_problem))
         case "finished":
-            return _answered(run, run.showing.collected or NO_TEXT, _finish_reason(run, profile))
+            no_text = "" if run.showing.was_cut else NO_TEXT
+            is_cut_short = run.was_cut_short and not run.showing.was_cut
+            text = run.output or run.showing.collected or no_text
+            return _answered(run, text, "length" if is_cut_short else "stop")
         case "stuck":
             return failed(run, outcomes.stuck())
         case status:
@@ -171,6 +194,8 @@ def of_run(run: Run, *, profile: Profile) -> Ending:
 
 def stopped(run: Run) -> Ending:
     """How a turn ends that was cancelled or reached its deadline. What was written so far is kept."""
+    if run.stopped_by == Turn.CEILING:
+        return _out_of_money(run)
     is_deadline = run.stopped_by == "deadline"
     error: GatewayError
     if is_deadline:
@@ -183,6 +208,22 @@ def stopped(run: Run) -> Ending:
         error=error,
         run_ended=run.ended is not None or not run.began,
     )
+
+
+def _out_of_money(run: Run) -> Ending:
+    """What was written is the answer, cut; without any text the caller learns why there is none."""
+    text = run.showing.collected or run.showing.partial()
+    if text:
+        return replace(
+            _answered(run, text, "length"),
+            usage=run.usage + run.unfinished_call,
+            is_usage_estimated=run.unfinished_call != TokenCounts(),
+            run_ended=run.ended is not None,
+        )
+    error = InsufficientQuota(
+        "The agent was stopped before it had an answer: it used up what this turn, the API key or its tenant may cost."
+    )
+    return replace(failed(run, error), run_ended=run.ended is not None)
 
 
 def failed(run: Run, error: GatewayError) -> Ending:
@@ -240,10 +281,3 @@ def _ending(run: Run, outcome: Turn.Outcome, *, error: GatewayError, run_ended: 
         run_ended=run_ended,
         first_text_at=run.first_text_at,
     )
-
-
-def _finish_reason(run: Run, profile: Profile) -> Literal["stop", "length"]:
-    """`length` when the last LLM call wrote as much as it was allowed: the agent-server does not pass it on."""
-    assert run.ended is not None
-    limit = profile.max_output_tokens
-    return "length" if limit and run.ended.last_call_output_tokens >= limit else "stop"

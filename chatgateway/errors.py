@@ -8,7 +8,11 @@
     ├── IdempotencyMismatch           409
     ├── CompletionInProgress          409  retry welcome
     ├── TooManyRequests               429  retry welcome
+    │   └── CeilingReached            429  of the key or its tenant
+    ├── InsufficientQuota             429  money used up; never retried
+    ├── PriceUnknown                  403  under a ceiling in USD
     ├── AgentRunFailed                502  the run ended badly; never retried
+    │   └── InvalidOutput             502  not the JSON that was asked for
     ├── AgentServerUnavailable        503  before the run began; retry welcome
     ├── DatabaseUnavailable           503  before the run began; retry welcome
     ├── AgentTimedOut                 504  never retried
@@ -124,6 +128,32 @@ class TooManyRequests(GatewayError):
         super().__init__(message, code=code, headers={"Retry-After": str(max(1, min(60, retry_after_seconds)))})
 
 
+class CeilingReached(TooManyRequests):
+    """429: a ceiling of the key or its tenant that will have room again by itself. Nothing was started."""
+
+    def __init__(self, message: str, *, retry_after_seconds: int, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message, retry_after_seconds=retry_after_seconds)
+        self.headers |= headers or {}
+
+
+class InsufficientQuota(GatewayError):
+    """429: the money of a key, its tenant or a turn is used up. Asking again is of no use before it begins anew."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+    retry_is_safe = False
+
+
+class PriceUnknown(GatewayError):
+    """403: the key may spend so much and no more, and nobody knows what the profile's model costs."""
+
+    status = 403
+    type = "permission_error"
+    code = "price_unknown"
+    retry_is_safe = False
+
+
 class AgentServerUnavailable(GatewayError):
     """503: no agent-server could take the run, and none was started. A retry is welcome."""
 
@@ -154,6 +184,12 @@ class AgentRunFailed(GatewayError):
     status = 502
     code = "agent_error"
     retry_is_safe = False
+
+
+class InvalidOutput(AgentRunFailed):
+    """502: the answer is not the JSON that `response_format` asks for, nor was it when asked for again."""
+
+    code = "invalid_structured_output"
 
 
 class AgentTimedOut(GatewayError):

@@ -19,6 +19,7 @@ from chatgateway.answer import Showing, ShowingRules
 from chatgateway.endings import ActivityChoice, ThoughtsChoice
 from chatgateway.live import LiveTurn
 from chatgateway.models import Turn
+from chatgateway.openai_api.answer_form import form_in
 from chatgateway.stored_reply import ending_of
 from chatgateway.turn_events import (
     AnswerShown,
@@ -156,4 +157,5 @@ def _rules(turn: Turn) -> ShowingRules:
         thoughts=cast("ThoughtsChoice", snapshot.get("thoughts", "reasoning")),
         activity=cast("ActivityChoice", snapshot.get("activity", "reasoning")),
         holdback_chars=holdback,
+        form=form_in(turn.parameters),
     )

@@ -330,6 +330,9 @@ class Turn(models.Model):
         RUNNING = "running", "the agent works"
         CLOSED = "closed", "closed"
 
+    # `cancel_reason` of a turn that was stopped because it cost too much.
+    CEILING = "ceiling"
+
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     # What clients call it: chatcmpl-…, fixed at opening so that every subscriber sends the same.
     reply_id = models.CharField(max_length=80, blank=True)
@@ -368,6 +371,9 @@ class Turn(models.Model):
     # its history again is recognised by them (`openai_api.histories`).
     request_digest = models.CharField(max_length=64, blank=True)
     end_digest = models.CharField(max_length=64, blank=True)
+    continued_text = models.TextField(
+        blank=True, help_text="What the caller had of an answer that this turn goes on with: “Continue” of chat UIs."
+    )
     # Where the agent-server's log stood when the turn had ended: a conversation that goes another way from here is
     # forked at this event. A failed turn leaves it where it was.
     leaf_event_id = models.CharField(max_length=64, blank=True)
@@ -386,7 +392,7 @@ class Turn(models.Model):
     arrival = models.BigIntegerField(
         default=0, help_text="Orders the turns of a conversation and of the queue; microseconds since 1970."
     )
-    cancel_reason = models.CharField(max_length=20, blank=True)  # disconnect, request, admin, key
+    cancel_reason = models.CharField(max_length=20, blank=True)  # disconnect, request, admin, key, ceiling
     # Asked for by any process; the one that drives the turn looks once a second.
     cancel_requested_at = models.DateTimeField(null=True)
     user_event_seq = models.IntegerField(null=True)  # the caller's message in the agent-server's log
@@ -418,6 +424,12 @@ class Turn(models.Model):
     is_usage_estimated = models.BooleanField(default=False)
     prices = models.JSONField(default=dict, help_text="USD per million tokens at that moment; empty: unknown.")
     cost_usd = models.DecimalField(max_digits=14, decimal_places=8, null=True, help_text="Empty: price unknown.")
+    held_usd = models.DecimalField(
+        max_digits=14,
+        decimal_places=8,
+        null=True,
+        help_text="Set aside while the turn is open, when its key or tenant has a ceiling in USD.",
+    )
 
     # --- when ---
     opened_at = models.DateTimeField(default=timezone.now)
@@ -452,6 +464,7 @@ class Turn(models.Model):
             models.Index(fields=["tenant", "-opened_at"], name="turn_of_tenant"),  # filter by tenant
             models.Index(fields=["profile", "-opened_at"], name="turn_of_profile"),  # last turn, failures in 24 h
             models.Index(fields=["conversation", "arrival"], name="turn_in_conversation"),  # whose turn it is
+            models.Index(fields=["api_key", "-opened_at"], name="turn_of_key"),  # ceilings.admit; filter by key
             # repeats.find: the newest turn of a key with this digest
             models.Index(fields=["api_key", "retry_digest", "-arrival"], name="turn_repeated"),
             # places.find: the newest turns that ended with a history, or began with one
@@ -519,3 +532,97 @@ class Event(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.seq}"
+
+
+class LedgerEntry(models.Model):
+    """What one turn used and cost. Written by `ledger` in the transaction that closes the turn, and never changed.
+
+    It outlives the turn, its key and its tenant, and says who they were; hence no constraints on these columns.
+    """
+
+    at = models.DateTimeField(help_text="When the turn ended.")
+    tenant = models.ForeignKey(Tenant, models.DO_NOTHING, null=True, db_constraint=False, related_name="+")
+    api_key = models.ForeignKey(
+        ApiKey, models.DO_NOTHING, null=True, db_constraint=False, db_index=False, related_name="+"
+    )
+    profile = models.ForeignKey(
+        Profile, models.DO_NOTHING, null=True, db_constraint=False, db_index=False, related_name="+"
+    )
+    turn = models.OneToOneField(Turn, models.DO_NOTHING, db_constraint=False, related_name="+")
+    tenant_name = models.CharField(max_length=100, blank=True)
+    key_name = models.CharField(max_length=100, blank=True)
+    profile_slug = models.CharField(max_length=100, blank=True)
+    input_tokens = models.PositiveIntegerField(default=0)
+    output_tokens = models.PositiveIntegerField(default=0)
+    cached_tokens = models.PositiveIntegerField(default=0)
+    cache_write_tokens = models.PositiveIntegerField(default=0)
+    reasoning_tokens = models.PositiveIntegerField(default=0)
+    is_estimated = models.BooleanField(default=False)
+    cost_usd = models.DecimalField(max_digits=14, decimal_places=8, null=True, help_text="Empty: price unknown.")
+
+    class Meta:
+        verbose_name = "ledger entry"
+        verbose_name_plural = "ledger entries"
+        ordering = ["-at"]
+        indexes = [
+            models.Index(fields=["api_key", "-at"], name="ledger_of_key"),  # ledger.tokens_since, usual_cost
+            models.Index(fields=["tenant", "-at"], name="ledger_of_tenant"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.turn_id}: {self.cost_usd} USD"
+
+
+class DailyUsage(models.Model):
+    """The ledger's sums by key and day (UTC), kept up as entries are made: a month is read in 31 rows."""
+
+    tenant = models.ForeignKey(
+        Tenant, models.DO_NOTHING, null=True, db_constraint=False, db_index=False, related_name="daily_usage"
+    )
+    api_key = models.ForeignKey(ApiKey, models.DO_NOTHING, null=True, db_constraint=False, related_name="daily_usage")
+    day = models.DateField()
+    turns = models.PositiveBigIntegerField(default=0)
+    unpriced_turns = models.PositiveBigIntegerField(default=0)
+    input_tokens = models.PositiveBigIntegerField(default=0)
+    output_tokens = models.PositiveBigIntegerField(default=0)
+    cost_usd = models.DecimalField(max_digits=18, decimal_places=8, default=0)
+
+    class Meta:
+        verbose_name_plural = "daily usage"
+        ordering = ["-day"]
+        constraints = [models.UniqueConstraint(fields=["tenant", "api_key", "day"], name="daily_usage_once")]
+
+    def __str__(self) -> str:
+        return f"{self.day}: {self.cost_usd} USD"
+
+
+class Alert(models.Model):
+    """That a key or a tenant has used most of a ceiling in USD, once for each ceiling, period and threshold.
+
+    Written by `alerts`; sent to the webhook if there is one.
+    """
+
+    # key or tenant, its id, period, first day, percent: so that two sweeps at once write one row.
+    name = models.CharField(max_length=80, unique=True)
+    tenant = models.ForeignKey(Tenant, models.CASCADE, related_name="alerts")
+    api_key = models.ForeignKey(
+        ApiKey, models.CASCADE, null=True, related_name="alerts", help_text="Empty: all keys of the tenant together."
+    )
+    period = models.CharField(max_length=5, choices=[("day", "day"), ("month", "month")])
+    began_on = models.DateField(help_text="The first day of the period, UTC.")
+    percent = models.PositiveSmallIntegerField(help_text="Of the ceiling: 80 or 100.")
+    spent_usd = models.DecimalField(max_digits=18, decimal_places=8)
+    ceiling_usd = models.DecimalField(max_digits=12, decimal_places=4)
+    created_at = models.DateTimeField(default=timezone.now)
+    # Of the webhook. Empty `due_at`: nothing is to be sent, or it was sent, or it was given up.
+    due_at = models.DateTimeField(null=True)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    delivered_at = models.DateTimeField(null=True)
+    message = models.CharField(max_length=300, blank=True, help_text="Why the last attempt to send it failed.")
+
+    class Meta:
+        ordering = ["-created_at"]
+        indexes = [models.Index(fields=["due_at"], name="alert_due", condition=Q(due_at__isnull=False))]
+
+    def __str__(self) -> str:
+        return f"{self.percent} % of {self.ceiling_usd} USD per {self.period}"

@@ -6,7 +6,7 @@ provider's own text never reaches a caller, because it may name hosts, accounts 
 
 from __future__ import annotations
 
-from chatgateway.errors import AgentRunFailed, AgentTimedOut, GatewayError, InvalidRequest
+from chatgateway.errors import AgentRunFailed, AgentTimedOut, GatewayError, InvalidOutput, InvalidRequest
 from chatgateway.turn_events import RunFailed
 
 
@@ -96,4 +96,12 @@ def waits_for_confirmation() -> GatewayError:
 def interrupted(status: str) -> GatewayError:
     return AgentRunFailed(
         "The agent was stopped from outside the gateway before it answered.", detail=f"execution status: {status}"
+    )
+
+
+def not_as_asked(problem: str) -> GatewayError:
+    return InvalidOutput(
+        "The agent's answer is not the JSON that 'response_format' asks for, nor was it when it was asked once more. "
+        "Say in a message what the JSON should hold, or use a simpler schema.",
+        detail=problem,
     )

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from django.db import models, transaction
 
-from chatgateway import audit, message_store, sql
+from chatgateway import audit, ledger, message_store, sql
 from chatgateway.agentserver.schemas import DurableEvent
 from chatgateway.audit import Arrival, Asked, Ending
 from chatgateway.models import AgentServer, Attempt, Conversation, Event, Message, Turn
@@ -51,7 +51,7 @@ class PastTurn:
 
 
 def write(conversations: Sequence[Conversation], turns: Iterable[PastTurn]) -> int:
-    """Write new conversations and turns with their messages, attempts and events; return how many turns."""
+    """Write new conversations and turns with their messages, attempts, events and ledger; return how many turns."""
     turn_rows: list[Turn] = []
     attempts: list[Attempt] = []
     events: list[Event] = []
@@ -67,6 +67,9 @@ def write(conversations: Sequence[Conversation], turns: Iterable[PastTurn]) -> i
         _insert(turn_rows)
         _insert(attempts)
         _insert(events)
+        for row in turn_rows:
+            if row.closed_at is not None:
+                ledger.settle(row)
     return len(turn_rows)
 
 

@@ -146,7 +146,8 @@ def _candidates(condition: str, parameters: list[Any], within: Within) -> Iterat
     with connection.cursor() as cursor:
         cursor.execute(
             # Every value is a parameter; the conditions are those above.
-            "SELECT t.id, t.outcome, t.request_digest, CASE WHEN t.outcome = 'answered' THEN '' ELSE t.answer END, "  # noqa: S608
+            "SELECT t.id, t.outcome, t.request_digest, "  # noqa: S608
+            "CASE WHEN t.outcome = 'answered' THEN '' ELSE t.continued_text || t.answer END, "
             "NOT EXISTS (SELECT 1 FROM chatgateway_turn later WHERE later.conversation_id = t.conversation_id "
             "AND later.arrival > t.arrival AND later.outcome NOT IN ('refused', 'failed')) "
             "FROM chatgateway_turn t JOIN chatgateway_conversation c ON c.id = t.conversation_id "

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from chatgateway import agents, audit, conversations, telling
 from chatgateway.agent_session import AgentSession, message_parts
 from chatgateway.agentserver.exceptions import ConversationMissing, Rejected
 from chatgateway.agentserver.schemas import AgentSpec
 from chatgateway.models import Conversation, Turn
+from chatgateway.openai_api import structured_output
+from chatgateway.openai_api.answer_form import AnswerForm
 from chatgateway.openai_api.chat_request import LlmOverrides
-from chatgateway.openai_api.transcript import UserPart
+from chatgateway.openai_api.transcript import TextPart, UserPart, joined
 from chatgateway.writer import writer
 from profiles.models import Profile
 
@@ -28,7 +30,8 @@ class Assignment:
     """All a driver needs to know of a turn, so that it need not read it back from the database.
 
     `parts` is the message for an agent that goes on; `whole` for one that has to be made anew, None if the record is to
-    say it. `attached` says that the run was started by another process: it is followed, and nothing is sent.
+    say it. `attached` says that the run was started by another process: it is followed, and nothing is sent. `form` is
+    what the answer is to look like.
     """
 
     turn: Turn
@@ -38,6 +41,7 @@ class Assignment:
     parts: tuple[UserPart, ...]
     whole: tuple[UserPart, ...] | None = None
     attached: bool = False
+    form: AnswerForm = field(default_factory=AnswerForm)
 
 
 class Preparation:
@@ -55,6 +59,7 @@ class Preparation:
         self._overrides = assignment.overrides
         self._parts = self._message = assignment.parts
         self._whole = assignment.whole
+        self._output = assignment.form.output
         self._opened = time.monotonic()
 
     async def prepare(self, session: AgentSession) -> None:
@@ -156,7 +161,11 @@ class Preparation:
 
     async def send(self, session: AgentSession) -> None:
         """Hand the message to the agent, once."""
-        parts = message_parts(self._message)
+        message = self._message
+        if self._output is not None:
+            told = TextPart(text=structured_output.instruction(self._output))
+            message = joined([*message, told], divider="\n\n")
+        parts = message_parts(message)
         if self.conversation.is_fresh_fork:
             await session.send_first(parts, llm=self._spec().llm)
             self._note_llm()

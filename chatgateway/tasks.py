@@ -7,8 +7,9 @@ import asyncio
 
 import aiohttp
 from celery import shared_task
+from django.utils import timezone
 
-from chatgateway import lifetime, servers, turns
+from chatgateway import alerts, lifetime, servers, turns
 from chatgateway.agentserver.client import AgentServerClient, new_http_session
 from chatgateway.agentserver.exceptions import AgentServerError
 from chatgateway.agentserver.schemas import ServerInfo
@@ -61,6 +62,15 @@ def remove_leftovers() -> str:
 def release_idempotency_keys() -> str:
     """Let idempotency keys of a day ago name new requests."""
     return f"{lifetime.release_idempotency_keys()} keys released"
+
+
+@shared_task(name="chatgateway.tasks.warn_of_ceilings")
+def warn_of_ceilings() -> str:
+    """Warn of keys and tenants that have used most of their money."""
+    now = timezone.now()
+    written = alerts.look(now)
+    arrived, failed = alerts.send_due(now)
+    return f"{written} new warnings, {arrived} sent, {failed} did not arrive"
 
 
 async def _probe_all(rows: list[AgentServer]) -> list[ServerInfo | AgentServerError]:

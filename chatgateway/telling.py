@@ -68,6 +68,8 @@ def _audited(conversation: Conversation) -> Iterator[EarlierMessage]:
         # The first turn may itself have come with a history; later ones repeat what stands before them.
         if position == 0:
             yield from sent.earlier
+        elif sent.continues and (turn.parent is None or turn.parent.outcome != Turn.Outcome.ANSWERED):
+            yield from sent.earlier[-2:]  # the answer that is gone on with was cut, and is told nowhere else
         yield EarlierMessage(index=index, role="user", parts=sent.user_parts)
         yield EarlierMessage(index=index + 1, role="assistant", parts=(TextPart(text=turn.answer),))
         index += 2
@@ -79,8 +81,12 @@ def _audited(conversation: Conversation) -> Iterator[EarlierMessage]:
 def message_after(turn: Turn, sent: SentHistory, transcript: Transcript) -> tuple[UserPart, ...]:
     """Return the new turn, with what the agent does not know of the turn before: how its answer was cut, and the turn
     itself if the conversation went back to where it had stood before that."""
-    if turn.outcome == Turn.Outcome.ANSWERED:
+    is_cut = turn.cancel_reason == Turn.CEILING and turn.finish_reason == "length"
+    if turn.outcome == Turn.Outcome.ANSWERED and not is_cut:
         return transcript.user_parts
+    if is_cut:  # in mid-answer; what there was of it was delivered
+        fence = new_fence([turn.answer, user_text(transcript.user_parts)], lambda: secrets.token_hex(8))
+        return after_stop(transcript.user_parts, seen=turn.answer, fence=fence)
     if _is_in_log(turn):
         seen = user_text(transcript.earlier[-1].parts) if transcript.earlier[-1].role == "assistant" else ""
         fence = new_fence([seen, user_text(transcript.user_parts)], lambda: secrets.token_hex(8))

@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from django.db.utils import IntegrityError
 from django.utils import timezone
 
-from chatgateway import audit, conversations, endings, metrics, repeats, servers
+from chatgateway import audit, ceilings, conversations, endings, metrics, repeats, servers
 from chatgateway.agentserver.exceptions import AgentServerError, ConversationMissing
 from chatgateway.answer import Showing, ShowingRules
 from chatgateway.audit import Arrival, Asked
@@ -25,6 +25,7 @@ from chatgateway.errors import AgentRunFailed, AgentServerUnavailable, GatewayEr
 from chatgateway.live import LiveTurn
 from chatgateway.models import Conversation, Turn
 from chatgateway.openai_api import chat_request
+from chatgateway.openai_api.answer_form import form_in
 from chatgateway.openai_api.chat_request import ChatRequest, LlmOverrides
 from chatgateway.places import StillOpen
 from chatgateway.preparation import Assignment
@@ -60,6 +61,11 @@ class Subscription:
     is_replay: bool
     cancels: bool
     grace_seconds: float
+    limits: dict[str, str]  # headers that say what is left of the caller's ceilings
+
+
+# The turn, its place in a conversation (None: it was there already), and what is left of the caller's ceilings.
+_Opened = tuple[Turn, Found | None, dict[str, str]]
 
 
 async def join_or_open(
@@ -73,11 +79,11 @@ async def join_or_open(
     drivers = current()
     drivers.refuse_if_draining()
 
-    def join_or_open_row(*, may_wait: bool) -> tuple[Turn, Found | None]:
+    def join_or_open_row(*, may_wait: bool) -> _Opened:
         repeated = repeats.find(arrival)
         if repeated is not None:
             audit.join(repeated, arrival)
-            return repeated, None
+            return repeated, None, {}
         return _open_row(
             lease_owner=drivers.owner,
             arrival=arrival,
@@ -89,10 +95,10 @@ async def join_or_open(
         )
 
     try:
-        turn, found = await _patiently(join_or_open_row)
+        turn, found, limits = await _patiently(join_or_open_row)
     except IntegrityError:
         # The same Idempotency-Key, or the same history, came to another process at the same moment and was first.
-        turn, found = await _patiently(join_or_open_row)
+        turn, found, limits = await _patiently(join_or_open_row)
     if found is None:
         logger.info("request %s joins turn %s", arrival.request_id, turn.pk)
         metrics.request_joined()
@@ -106,6 +112,7 @@ async def join_or_open(
                 overrides=chat.overrides,
                 parts=found.parts,
                 whole=found.whole,
+                form=chat.form,
             )
         )
     live.subscribers += 1
@@ -117,10 +124,11 @@ async def join_or_open(
         is_replay=found is None and turn.outcome != Turn.Outcome.OPEN,
         cancels=(arrival.caller.on_disconnect or profile.on_disconnect) == OnDisconnect.CANCEL,
         grace_seconds=profile.disconnect_grace_seconds if arrival.may_be_repeated and not chat.stream else 0,
+        limits=limits,
     )
 
 
-async def _patiently(open_row: Callable[..., tuple[Turn, Found | None]]) -> tuple[Turn, Found | None]:
+async def _patiently(open_row: Callable[..., _Opened]) -> _Opened:
     """Open a turn. One that goes on after an answer whose reader has just gone away waits for that to be put down."""
     started = time.monotonic()
     while True:
@@ -141,8 +149,9 @@ def _open_row(
     profile: Profile,
     named: Named,
     may_wait: bool,
-) -> tuple[Turn, Found]:
-    servers.lock()  # from here on no sweep ends the conversation's time
+) -> _Opened:
+    servers.lock()  # from here on no sweep ends the conversation's time, and nobody else opens a turn
+    admission = ceilings.admit(arrival.caller, profile)
     at = audit.new_arrival()
     found = conversations.find_for(
         caller=arrival.caller,
@@ -163,12 +172,14 @@ def _open_row(
         match=found.how,
         parent=found.parent,
         request_digest=found.request_digest,
+        continued_text=chat.transcript.continued_text,
         server=server,
         lease_owner=lease_owner,
         deadline_at=timezone.now() + dt.timedelta(seconds=profile.time_limit_seconds),
         at=at,
+        held_usd=admission.held_usd,
     )
-    return turn, found
+    return turn, found, admission.headers
 
 
 def leave(subscription: Subscription, *, delivered: bool) -> None:
@@ -317,7 +328,13 @@ async def _adopt(drivers: Drivers, turn: Turn) -> None:
     if turn.user_event_seq is not None:
         logger.info("turn %s is taken over", turn.pk)
         assignment = Assignment(
-            turn=turn, conversation=conversation, profile=profile, overrides=LlmOverrides(), parts=(), attached=True
+            turn=turn,
+            conversation=conversation,
+            profile=profile,
+            overrides=_overrides_again(turn, profile),
+            parts=(),
+            form=form_in(turn.parameters),
+            attached=True,
         )
     else:
         begun = await writer.run(lambda: _begin_again(turn, conversation, profile))
@@ -351,7 +368,12 @@ def _begin_again(turn: Turn, conversation: Conversation, profile: Profile) -> As
         overrides=chat.overrides,
         parts=found.parts,
         whole=found.whole,
+        form=chat.form,
     )
+
+
+def _overrides_again(turn: Turn, profile: Profile) -> LlmOverrides:
+    return chat_request.overrides_in(turn.parameters, ignored=[]) if profile.allows_overrides else LlmOverrides()
 
 
 async def _find_message(drivers: Drivers, turn: Turn, conversation: Conversation) -> int | None:

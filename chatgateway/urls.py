@@ -2,7 +2,7 @@
 
 from django.urls import re_path
 
-from chatgateway import manage_views, metrics_view, views
+from chatgateway import manage_views, metrics_view, text_completion_views, views
 
 urlpatterns = [
     re_path(r"^v1/models/?$", views.ModelsView.as_view()),
@@ -10,6 +10,7 @@ urlpatterns = [
     re_path(r"^v1/chat/completions/?$", views.ChatCompletionsView.as_view()),
     re_path(r"^v1/chat/completions/(?P<completion_id>[^/]+)/cancel/?$", views.CancelView.as_view()),
     re_path(r"^v1/chat/completions/(?P<completion_id>[^/]+)/?$", views.CompletionView.as_view()),
+    re_path(r"^v1/completions/?$", text_completion_views.CompletionsView.as_view()),
     re_path(r"^api/profiles/?$", manage_views.ProfilesView.as_view()),
     re_path(r"^api/profiles/(?P<name>[^/]+)/?$", manage_views.ProfileView.as_view()),
     re_path(r"^api/conversations/(?P<conversation_id>[^/]+)/?$", manage_views.ConversationView.as_view()),

@@ -32,10 +32,12 @@ from chatgateway.exception_handler import error_response
 from chatgateway.live import LiveTurn
 from chatgateway.models import Turn
 from chatgateway.openai_api import chat_request, model_ids, repeat_marks
+from chatgateway.openai_api.answer_form import takes_long
 from chatgateway.openai_api.chat_reply import ChatStream, CollectedReply
 from chatgateway.openai_api.chat_request import ChatRequest
 from chatgateway.openai_api.error_body import from_failed
 from chatgateway.openai_api.sse import json_bytes
+from chatgateway.openai_api.text_completion import TextReply, TextStream
 from chatgateway.stored_reply import ending_of
 from chatgateway.turn_events import TurnFailed
 from chatgateway.turns import Subscription
@@ -130,15 +132,33 @@ class ModelView(V1View):
 
 
 class ChatCompletionsView(V1View):
-    """`POST /v1/chat/completions`: one turn of an agent, streamed or collected by the same engine."""
+    """`POST /v1/chat/completions`: one turn of an agent, streamed or collected by the same engine.
+
+    `parse`, `reply` and `stream` are its wire format; an endpoint with another one has its own.
+    """
 
     endpoint = "chat.completions"
+    parse = staticmethod(chat_request.parse)
+
+    def reply(self, live: LiveTurn, chat: ChatRequest) -> CollectedReply | TextReply:
+        return CollectedReply(
+            reply_id=live.reply_id, created=live.created, model=chat.model, service_tier_sent=chat.service_tier_sent
+        )
+
+    def stream(self, live: LiveTurn, chat: ChatRequest) -> ChatStream | TextStream:
+        return ChatStream(
+            reply_id=live.reply_id,
+            created=live.created,
+            model=chat.model,
+            include_usage=chat.include_usage,
+            service_tier_sent=chat.service_tier_sent,
+        )
 
     async def post(self, request: Request) -> HttpResponseBase:
         body = await self.read_body()
         chat, profile = await self._understand(body)
         named = _named(request, chat)
-        self.asked = _asked(body, chat, named)
+        self.asked = _asked(chat.raw, chat, named)
         self.subscription = found = await turns.join_or_open(
             arrival=self.arrival(),
             asked=self.asked,
@@ -150,6 +170,7 @@ class ChatCompletionsView(V1View):
             **({CONVERSATION_HEADER: str(found.live.conversation_id)} if found.live.conversation_id else {}),
             MATCH_HEADER: found.match,
             **({IGNORED_HEADER: ", ".join(chat.ignored)} if chat.ignored else {}),
+            **found.limits,
             **({REPLAYED_HEADER: "true"} if found.is_replay else {}),
         }
         return await (self._streamed(found, chat) if chat.stream else self._collected(found, chat))
@@ -168,12 +189,13 @@ class ChatCompletionsView(V1View):
         repeat_marks.check_key(self.request.headers)
 
         def parse() -> ChatRequest:
-            chat = chat_request.parse(
+            chat = self.parse(
                 body,
                 client_tools="ignore" if chosen.client_tools == Profile.ClientTools.IGNORE else "reject",
                 accepts_images=chosen.sees_images,
                 accepts_remote_images=chosen.accepts_remote_images,
                 honours_overrides=chosen.allows_overrides,
+                refuses_ignored=self.caller.refuses_ignored,
             )
             self.retry_digest = repeat_marks.digest_of(
                 self.endpoint,
@@ -184,13 +206,11 @@ class ChatCompletionsView(V1View):
             return chat
 
         is_large = int(self.request.META.get("CONTENT_LENGTH") or 0) > LARGE_BODY_BYTES
-        return (await sync_to_async(parse)() if is_large else parse()), chosen
+        return (await sync_to_async(parse)() if is_large or takes_long(body) else parse()), chosen
 
     async def _collected(self, found: Subscription, chat: ChatRequest) -> HttpResponseBase:
         live = found.live
-        reply = CollectedReply(
-            reply_id=live.reply_id, created=live.created, model=chat.model, service_tier_sent=chat.service_tier_sent
-        )
+        reply = self.reply(live, chat)
         async with self._until_answered(found):
             try:
                 async with asyncio.timeout(settings.GATEWAY_UNSTREAMED_KEEPALIVE_SECONDS or None):
@@ -212,13 +232,7 @@ class ChatCompletionsView(V1View):
                 pass
         if isinstance(live.ended, TurnFailed):
             raise from_failed(_for_repeaters(live.ended, found.arrival))
-        stream = ChatStream(
-            reply_id=live.reply_id,
-            created=live.created,
-            model=chat.model,
-            include_usage=chat.include_usage,
-            service_tier_sent=chat.service_tier_sent,
-        )
+        stream = self.stream(live, chat)
         response = StreamingHttpResponse(_event_stream(live, stream), content_type="text/event-stream; charset=utf-8")
         response["Cache-Control"] = "no-cache, no-transform"
         response["X-Accel-Buffering"] = "no"
@@ -266,7 +280,7 @@ class CancelView(V1View):
         return json_response({"id": turn.reply_id, "object": "chat.completion.cancellation", "status": status})
 
 
-async def _event_stream(live: LiveTurn, stream: ChatStream) -> AsyncIterator[bytes]:
+async def _event_stream(live: LiveTurn, stream: ChatStream | TextStream) -> AsyncIterator[bytes]:
     yield stream.opening()
     async for batch in live.batches(quiet_seconds=settings.GATEWAY_PING_SECONDS):
         chunk = stream.events(batch) if batch else stream.ping()
@@ -274,7 +288,7 @@ async def _event_stream(live: LiveTurn, stream: ChatStream) -> AsyncIterator[byt
             yield chunk
 
 
-async def _padded(live: LiveTurn, reply: CollectedReply) -> AsyncIterator[bytes]:
+async def _padded(live: LiveTurn, reply: CollectedReply | TextReply) -> AsyncIterator[bytes]:
     """White space while the agent works, then the JSON: proxies and clients give up on a silent connection.
 
     The status is spent by then, so a failure has the shape of a completion without choices, and its error beside it.

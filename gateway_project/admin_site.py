@@ -30,6 +30,7 @@ _SECTIONS = (
         (
             ("Tenants", "apartment", "profiles.tenant"),
             ("API keys", "key", "profiles.apikey"),
+            ("Ceilings nearly used up", "warning", "chatgateway.alert"),
             ("Failed authentications", "gpp_bad", "profiles.failedauthentication"),
         ),
     ),

@@ -27,6 +27,7 @@ app.conf.beat_schedule = {
     "recover turns": {"task": "chatgateway.tasks.recover_turns", "schedule": 15.0},
     "expire conversations": {"task": "chatgateway.tasks.expire_conversations", "schedule": 60.0},
     "remove leftovers": {"task": "chatgateway.tasks.remove_leftovers", "schedule": 60.0},
+    "warn of ceilings": {"task": "chatgateway.tasks.warn_of_ceilings", "schedule": 60.0},
     "release idempotency keys": {"task": "chatgateway.tasks.release_idempotency_keys", "schedule": 3600.0},
     "refresh the catalogue": {"task": "profiles.tasks.refresh_catalogues", "schedule": _DAY},
     "sweep keys": {"task": "profiles.tasks.sweep_keys", "schedule": _DAY},

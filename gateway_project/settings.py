@@ -353,6 +353,12 @@ CORS_EXPOSE_HEADERS = [
     "x-gateway-conversation-match",
     "x-gateway-ignored",
     "idempotent-replayed",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-tokens",
 ]
 CORS_ALLOWED_ORIGINS = _origins("GATEWAY_CORS_ALLOWED_ORIGINS")
 
@@ -388,6 +394,14 @@ GATEWAY_LLM_SOCKET = env.str("GATEWAY_LLM_SOCKET", default=str(DATA_DIR / "run" 
 GATEWAY_UNSTREAMED_KEEPALIVE_SECONDS = _number("GATEWAY_UNSTREAMED_KEEPALIVE_SECONDS", 50)
 # What Prometheus sends to read /metrics. Empty: only this machine may read them.
 GATEWAY_METRICS_TOKEN = _secret("GATEWAY_METRICS_TOKEN")
+# Where a warning is sent when most of a ceiling in USD is used up, and what it is signed with.
+GATEWAY_WEBHOOK_URL = _url("GATEWAY_WEBHOOK_URL")
+GATEWAY_WEBHOOK_SECRET = _secret("GATEWAY_WEBHOOK_SECRET")
+GATEWAY_WEBHOOK_ALLOW_PRIVATE = _boolean("GATEWAY_WEBHOOK_ALLOW_PRIVATE", default=False)
+if GATEWAY_WEBHOOK_URL and len(GATEWAY_WEBHOOK_SECRET) < 16:
+    raise ImproperlyConfigured(
+        "GATEWAY_WEBHOOK_SECRET must have at least 16 characters when GATEWAY_WEBHOOK_URL is set."
+    )
 # Images by reference are passed on to the provider, never fetched here; the profile must allow them.
 GATEWAY_SHUTDOWN_GRACE_SECONDS = _number("GATEWAY_SHUTDOWN_GRACE_SECONDS", 8)
 
@@ -423,6 +437,7 @@ LOGGING = {
         GATEWAY_BOOTSTRAP_API_KEY,
         LLM_API_KEY,
         GATEWAY_METRICS_TOKEN,
+        GATEWAY_WEBHOOK_SECRET,
         *GATEWAY_ENCRYPTION_KEYS,
     ],
 }

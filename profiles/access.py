@@ -23,6 +23,7 @@ from django.db.models import Exists, Q
 from django.utils import timezone
 
 from profiles import keys
+from profiles.ceilings import Ceilings
 from profiles.exceptions import UnknownKey, UnknownProfile
 from profiles.models import ApiKey, ApiKeySecret, Profile, slug_validator
 from profiles.querysets import ProfileQuerySet
@@ -48,6 +49,9 @@ class Caller:
     only_own_conversations: bool
     used_by_one_person: bool
     on_disconnect: str = ""  # of the key; empty: as the profile says
+    refuses_ignored: bool = False
+    key_ceilings: Ceilings | None = None
+    tenant_ceilings: Ceilings | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +157,9 @@ def _caller(secret: ApiKeySecret) -> Caller:
         only_own_conversations=key.only_own_conversations,
         used_by_one_person=key.used_by_one_person,
         on_disconnect=key.on_disconnect,
+        refuses_ignored=key.refuses_ignored,
+        key_ceilings=key.ceilings(),
+        tenant_ceilings=key.tenant.ceilings(),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -33,12 +34,16 @@ def create_key(
     profiles: Iterable[Profile] | None = None,
     only_own_conversations: bool = False,
     used_by_one_person: bool = False,
+    refuses_ignored: bool = False,
+    on_disconnect: str = "",
     expires_at: dt.datetime | None = None,
     notes: str = "",
+    **ceilings: Any,
 ) -> tuple[ApiKey, str]:
     """Make a key and return it with its text, which nobody can read again.
 
-    `profiles`: the only ones it may use; None for every one its tenant can see. Raises InvalidKey.
+    `profiles`: the only ones it may use; None for every one its tenant can see. `ceilings`: its columns `max_…`.
+    Raises InvalidKey.
     """
     api_key = ApiKey(
         tenant=tenant,
@@ -49,8 +54,11 @@ def create_key(
         allows_all_profiles=profiles is None,
         only_own_conversations=only_own_conversations,
         used_by_one_person=used_by_one_person,
+        refuses_ignored=refuses_ignored,
+        on_disconnect=on_disconnect,
         expires_at=expires_at,
         notes=notes,
+        **ceilings,
     )
     secret = keys.mint(pepper=settings.GATEWAY_API_KEY_PEPPER)
     with transaction.atomic():

@@ -11,6 +11,7 @@ from django.db.models import Q
 from django.db.models.functions import Lower
 from django.utils import timezone
 
+from profiles.ceilings import CeilingColumns
 from profiles.fields import EncryptedJSONField, EncryptedTextField
 from profiles.http_urls import validate_http_url
 from profiles.querysets import ApiKeyQuerySet, ProfileQuerySet
@@ -22,7 +23,7 @@ slug_validator = RegexValidator(
 )
 
 
-class Tenant(models.Model):
+class Tenant(CeilingColumns):
     """Whom traffic is for: a customer, a team, a person. Owns keys and conversations.
 
     A conversation belongs to the tenant and not to the key, so that replacing a key keeps the history.
@@ -411,7 +412,7 @@ def new_key_prefix() -> str:
     return secrets.token_hex(4)
 
 
-class ApiKey(models.Model):
+class ApiKey(CeilingColumns):
     """One caller's credential. The key itself is kept as up to two `ApiKeySecret` rows, so that it can be
     replaced without losing its history, limits and figures."""
 
@@ -446,6 +447,12 @@ class ApiKey(models.Model):
         choices=OnDisconnect,
         blank=True,
         help_text="When a caller goes away mid-turn. Empty: as the profile says.",
+    )
+    refuses_ignored = models.BooleanField(
+        "refuses parameters without effect",
+        default=False,
+        help_text="On: a request with a parameter that would be ignored is refused with 400, which names it. Off: it "
+        "is answered, and the header X-Gateway-Ignored names them; many clients send such parameters unasked.",
     )
     expires_at = models.DateTimeField(null=True, blank=True, help_text="Empty: never.")
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)

@@ -7,10 +7,12 @@ no such model, then `parse`, which needs to know what the model's profile permit
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from chatgateway.errors import InvalidRequest
+from chatgateway.openai_api.answer_form import AnswerForm, form_in
 from chatgateway.openai_api.canonical import canonical_json
 from chatgateway.openai_api.messages import parse_messages
 from chatgateway.openai_api.parameters import MAX_USER_CHARS, PARAMETERS, Parameter
@@ -20,6 +22,9 @@ from chatgateway.openai_api.transcript import Transcript
 __all__ = ["PARAMETERS", "ChatRequest", "LlmOverrides", "Parameter", "parse", "parse_model"]
 
 MAX_MODEL_CHARS = 128
+# Of parameters that are not OpenAI's, those are named to the caller that are fit for a header; so many at most.
+_FIT_TO_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+MAX_UNKNOWN_NAMED = 20
 
 ClientTools = Literal["reject", "ignore"]
 
@@ -39,8 +44,8 @@ class ChatRequest:
     """A checked request.
 
     `model` is the id as sent. `end_user` is `safety_identifier`, else `user`, else None. `ignored` names the
-    parameters that were sent and have no effect. `client_tools_sent` says that tools were
-    offered and not switched off by `tool_choice: none`; it can be true only where they are ignored.
+    parameters that were sent and have no effect. `form` is what the answer is to look like. `client_tools_sent` says
+    that tools were offered and not switched off by `tool_choice: none`; it can be true only where they are ignored.
     `store` is false only for a caller that said so.
     `raw` is the whole body without NUL characters; it can be stored as JSON anywhere.
     """
@@ -57,6 +62,7 @@ class ChatRequest:
     ignored: tuple[str, ...]
     client_tools_sent: bool
     raw: dict[str, Any]
+    form: AnswerForm = field(default_factory=AnswerForm)
 
 
 def parse_model(body: object) -> str:
@@ -82,11 +88,13 @@ def parse(
     accepts_images: bool,
     accepts_remote_images: bool,
     honours_overrides: bool,
+    refuses_ignored: bool = False,
 ) -> ChatRequest:
     """The request, or InvalidRequest naming the first parameter that is wrong.
 
     `client_tools` says what becomes of the caller's own tools. `honours_overrides`: the profile lets callers
-    override its LLM's parameters. Explicit nulls count as absent; unknown keys are ignored.
+    override its LLM's parameters. `refuses_ignored`: the key wants an error for what would have no effect. Explicit
+    nulls count as absent; a schema in `response_format` may take a second to check (`answer_form.takes_long`).
     """
     model = parse_model(body)
     raw = cleaned(body)
@@ -100,6 +108,14 @@ def parse(
             ignored.append(parameter.name)
     stream, include_usage = _streaming(raw, ignored=ignored)
     client_tools_sent = _client_tools(raw, policy=client_tools, ignored=ignored)
+    overrides = overrides_in(raw, ignored=ignored) if honours_overrides else LlmOverrides()
+    ignored += _unknown(raw)
+    if refuses_ignored and ignored:
+        raise InvalidRequest(
+            f"'{ignored[0]}' has no effect with this model, and this API key refuses what has none. Leave it out.",
+            param=ignored[0],
+            code="unsupported_parameter",
+        )
     return ChatRequest(
         model=model,
         transcript=parse_messages(
@@ -107,7 +123,7 @@ def parse(
         ),
         stream=stream,
         include_usage=include_usage,
-        overrides=_overrides(raw, ignored=ignored) if honours_overrides else LlmOverrides(),
+        overrides=overrides,
         end_user=_end_user(raw),
         metadata=dict(raw.get("metadata") or {}),
         store=raw.get("store") is not False,
@@ -115,6 +131,7 @@ def parse(
         ignored=tuple(ignored),
         client_tools_sent=client_tools_sent,
         raw=raw,
+        form=form_in(raw),
     )
 
 
@@ -153,7 +170,17 @@ def _client_tools(raw: dict[str, Any], *, policy: ClientTools, ignored: list[str
     return are_sent
 
 
-def _overrides(raw: dict[str, Any], *, ignored: list[str]) -> LlmOverrides:
+def _unknown(raw: dict[str, Any]) -> list[str]:
+    """What was sent beside OpenAI's parameters: by chat UIs and proxies, or by mistake."""
+    sent = (name for name, value in raw.items() if value is not None and name not in _KNOWN)
+    return [name for name in sent if _FIT_TO_NAME.fullmatch(name)][:MAX_UNKNOWN_NAMED]
+
+
+_KNOWN = frozenset(parameter.name for parameter in PARAMETERS)
+
+
+def overrides_in(raw: dict[str, Any], *, ignored: list[str]) -> LlmOverrides:
+    """What a checked body wants of the LLM. A parameter that another one wins over is added to `ignored`."""
     limit = raw.get("max_completion_tokens")
     if limit is None:
         limit = raw.get("max_tokens")

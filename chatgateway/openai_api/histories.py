@@ -44,11 +44,15 @@ class Stop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SentHistory:
-    """A request's messages but for the system's. `digests[n]` covers the first n; those from `first_new` on are new."""
+    """A request's messages but for the system's. `digests[n]` covers the first n; those from `first_new` on are new.
+
+    `continues`: there is nothing new, and the last answer is to be gone on with.
+    """
 
     messages: tuple[EarlierMessage, ...]
     digests: tuple[str, ...]
     first_new: int
+    continues: bool = False
 
     @property
     def is_alone(self) -> bool:
@@ -57,7 +61,8 @@ class SentHistory:
 
     @property
     def request_digest(self) -> str:
-        return self.digests[-1]
+        """Of the history up to the caller's message: to an answer that is gone on with, the one it answers."""
+        return self.digests[-2 if self.continues else -1]
 
     @property
     def answered(self) -> str:
@@ -95,7 +100,10 @@ def sent_history(transcript: Transcript, *, scope: bytes) -> SentHistory:
     for message in messages:
         digests.append(_after(digests[-1], message))
     return SentHistory(
-        messages=messages, digests=tuple(one.hex() for one in digests), first_new=len(transcript.earlier)
+        messages=messages,
+        digests=tuple(one.hex() for one in digests),
+        first_new=len(transcript.earlier),
+        continues=transcript.continues,
     )
 
 

@@ -68,6 +68,8 @@ def parse_messages(value: object, *, accepts_images: bool, accepts_remote_images
             system_texts.extend(part.text for part in parts if isinstance(part, TextPart))
         else:
             spoken.append(_spoken(message, index=index, role=role, parts=parts, calls=calls))
+    while spoken and spoken[-1].role == "assistant" and spoken[-1].is_blank:
+        spoken.pop()  # the place where a chat UI wants the answer
     _check_end(spoken)
     return transcript_of(messages=messages, system_texts=system_texts, spoken=spoken)
 
@@ -238,14 +240,13 @@ def _spoken(
 
 
 def _check_end(spoken: Sequence[EarlierMessage]) -> None:
-    """The last message must be something an agent can answer."""
-    if not spoken:
+    """The last message must be something an agent can answer, or an answer it can go on with."""
+    if all(message.role == "assistant" for message in spoken):
         raise InvalidRequest("'messages' holds no user message, so there is nothing to answer.", param="messages")
     last = spoken[-1]
-    if last.role == "assistant":
+    if last.tool_calls:
         raise InvalidRequest(
-            "The last message is the assistant's. An agent cannot carry on a text it did not finish; "
-            'end with a user message, for example "continue".',
+            "The last message is a tool call without its result. Send the tool's message after it.",
             param="messages",
             code="unsupported_value",
         )

@@ -13,12 +13,14 @@ from typing import Literal
 
 from chatgateway.errors import InvalidRequest
 from chatgateway.openai_api.plain_json import kind_of
+from chatgateway.openai_api.structured_output import response_format
 
 Treatment = Literal["honour", "ignore", "refuse"]
 Check = Callable[[str, object], None]
 
 MAX_OUTPUT_TOKENS = 2**31 - 1
 MAX_STOP_SEQUENCES = 4
+MAX_STOP_CHARS = 500
 MAX_METADATA_PAIRS = 16
 MAX_METADATA_KEY_CHARS = 64
 MAX_METADATA_VALUE_CHARS = 512
@@ -131,14 +133,15 @@ def _n(param: str, value: object) -> None:
 
 
 def _stop(param: str, value: object) -> None:
-    if isinstance(value, str):
-        return
-    if not isinstance(value, list):
+    if not isinstance(value, str | list):
         raise _wrong_type(param, "a string or an array of strings", value)
-    if len(value) > MAX_STOP_SEQUENCES:
+    sequences = {param: value} if isinstance(value, str) else {f"{param}.{n}": item for n, item in enumerate(value)}
+    if len(sequences) > MAX_STOP_SEQUENCES:
         raise InvalidRequest(f"'{param}' may hold at most {MAX_STOP_SEQUENCES} strings.", param=param)
-    for index, item in enumerate(value):
-        _string()(f"{param}.{index}", item)
+    for path, item in sequences.items():
+        _string(MAX_STOP_CHARS)(path, item)
+        if item == "":
+            raise InvalidRequest(f"'{path}' is empty: every answer would end before it began.", param=path)
 
 
 def _logprobs(param: str, value: object) -> None:
@@ -162,19 +165,7 @@ def _top_logprobs(param: str, value: object) -> None:
 
 
 def _response_format(param: str, value: object) -> None:
-    if not isinstance(value, dict):
-        raise _wrong_type(param, "an object", value)
-    kind = value.get("type")
-    if kind is None:
-        raise InvalidRequest(f"'{param}.type' is missing.", param=f"{param}.type", code="missing_required_parameter")
-    _one_of("text", "json_object", "json_schema")(f"{param}.type", kind)
-    if kind != "text":
-        raise InvalidRequest(
-            f"Structured output ('{param}' of type {kind}) is not supported. "
-            "Leave it out and ask for JSON in the message.",
-            param=param,
-            code="unsupported_parameter",
-        )
+    response_format(value, param=param)
 
 
 def _tool_choice(param: str, value: object) -> None:
@@ -238,7 +229,12 @@ def _override(name: str, check: Check, note: str) -> Parameter:
 
 PARAMETERS: tuple[Parameter, ...] = (
     _row("model", "honour", _anything, "A model id of `GET /v1/models`; the reply repeats it."),
-    _row("messages", "honour", _anything, "At most 2,000 messages and 10 MiB of text; must end with a user message."),
+    _row(
+        "messages",
+        "honour",
+        _anything,
+        "At most 2,000 messages and 10 MiB of text. Ends with a user message, or with an answer to go on with.",
+    ),
     _row("stream", "honour", _boolean, "The answer arrives as the agent writes it."),
     _row(
         "stream_options",
@@ -260,7 +256,12 @@ PARAMETERS: tuple[Parameter, ...] = (
     _override("reasoning_effort", _one_of(*REASONING_EFFORTS), "`none` to `max`, for each call of the agent's LLM."),
     _row("frequency_penalty", "ignore", _number(-2, 2), "−2 to 2."),
     _row("presence_penalty", "ignore", _number(-2, 2), "−2 to 2."),
-    _row("stop", "ignore", _stop, "A string or at most four; the answer is not cut."),
+    _row(
+        "stop",
+        "honour",
+        _stop,
+        "A string or at most four, of up to 500 characters: the answer ends before the first; the agent goes on.",
+    ),
     _row("seed", "ignore", _integer(-(2**63), 2**63 - 1), "An agent's run cannot be repeated exactly."),
     _row("logit_bias", "ignore", _object, "The agent's LLM keeps its own."),
     _row("prediction", "ignore", _object, "Only speeds up other models."),
@@ -272,7 +273,12 @@ PARAMETERS: tuple[Parameter, ...] = (
     _row("verbosity", "ignore", _one_of("low", "medium", "high"), "Say in a message how long the answer should be."),
     _row("logprobs", "refuse", _logprobs, "Only `false`."),
     _row("top_logprobs", "refuse", _top_logprobs, "Only 0."),
-    _row("response_format", "refuse", _response_format, "Only `text`."),
+    _row(
+        "response_format",
+        "honour",
+        _response_format,
+        "`text`, `json_object` or `json_schema`; see [structured output](#structured-output).",
+    ),
     _row(
         "tools",
         "refuse",

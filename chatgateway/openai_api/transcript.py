@@ -74,6 +74,9 @@ class Transcript:
     message, never without content; text that is not divided by an image is one part. `earlier` is what came before,
     `new` the messages of the new turn, both with blank messages left out.
 
+    Where the last message is the assistant's, the caller wants that answer gone on with ("Continue" of chat UIs): it
+    `continues` it. Then it belongs to `earlier`, `new` is empty, and `user_parts` asks the agent to go on.
+
     `messages` are all messages as sent (without NUL characters); those from `new_from` on belong to the new turn,
     system messages among them.
     """
@@ -84,22 +87,36 @@ class Transcript:
     messages: tuple[dict[str, Any], ...]
     new_from: int
     new: tuple[EarlierMessage, ...] = ()
+    continues: bool = False
+
+    @property
+    def continued_text(self) -> str:
+        """What the caller has of the answer that is to be gone on with; "" for any other turn."""
+        return user_text(self.earlier[-1].parts) if self.continues else ""
+
+
+# Agent-servers take messages from users only, so an agent is asked to go on like this.
+GO_ON = (
+    "Go on with your last answer: begin exactly where the text that the user has of it ends, if need be in the middle "
+    "of a word. Repeat none of it, and say nothing about going on."
+)
 
 
 def transcript_of(
     *, messages: Sequence[dict[str, Any]], system_texts: Sequence[str], spoken: Sequence[EarlierMessage]
 ) -> Transcript:
-    """The transcript of checked messages. `spoken` holds all but the system's; the last is not an assistant's."""
+    """The transcript of checked messages. `spoken` holds all but the system's."""
     first_new = len(spoken)
     while first_new and spoken[first_new - 1].role != "assistant":
         first_new -= 1
     return Transcript(
         system_suffix="\n\n".join(text for text in system_texts if text.strip()),
         earlier=tuple(message for message in spoken[:first_new] if not message.is_blank),
-        user_parts=_as_one_message(spoken[first_new:]),
+        user_parts=_as_one_message(spoken[first_new:]) or (TextPart(text=GO_ON),),
         messages=tuple(messages),
         new_from=spoken[first_new - 1].index + 1 if first_new else 0,
         new=tuple(message for message in spoken[first_new:] if not message.is_blank),
+        continues=first_new == len(spoken),
     )
 
 

@@ -10,6 +10,8 @@ from django.db.models import Count, OuterRef, Subquery
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest
 
+from profiles import ceilings
+from profiles.admin import ceiling_bars
 from profiles.admin.profile_pages import forget_everything
 from profiles.admin_theme import ModelAdmin, ReadOnlyAdmin, column, moment
 from profiles.models import ApiKey, ApiKeySecret, FailedAuthentication, Profile, Tenant
@@ -23,7 +25,23 @@ class TenantAdmin(ModelAdmin[Tenant]):
     empty_text = "A tenant is whom traffic is for: a customer, a team, a person. Keys and conversations belong to one."
     list_display = ("name", "keys", "own_profiles", "conversations_count", "made")
     search_fields = ("name",)
+    readonly_fields = ("used_of_ceilings",)
     actions = None
+    add_fieldsets = (
+        (None, {"fields": ("name", "notes")}),
+        ("Ceilings of all its keys together", {"fields": ceilings.COLUMNS}),
+    )
+    fieldsets = (
+        (None, {"fields": ("name", "notes")}),
+        ("Ceilings of all its keys together", {"fields": ("used_of_ceilings", *ceilings.COLUMNS)}),
+    )
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        return self.add_fieldsets if obj is None else self.fieldsets
+
+    @column("Used")
+    def used_of_ceilings(self, tenant: Tenant) -> str:
+        return ceiling_bars.rendered(tenant)
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[Tenant]:
         conversations: Any = Tenant._meta.get_field("conversations").related_model

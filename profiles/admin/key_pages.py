@@ -18,7 +18,8 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
 
-from profiles import issuing
+from profiles import ceilings, issuing
+from profiles.admin import ceiling_bars
 from profiles.admin.key_forms import KeyForm, RevokeForm, RotateForm
 from profiles.admin.profile_pages import forget_everything
 from profiles.admin_theme import Choice, ChoiceFilter, ModelAdmin, RelatedFilter, column, detail_action, moment
@@ -110,18 +111,24 @@ class ApiKeyAdmin(ModelAdmin[ApiKey]):
     search_help_text = "Name, tenant, or the prefix of a key: the 8 characters after gw-."
     list_select_related = ("tenant",)
     autocomplete_fields = ("tenant", "allowed_profiles")
-    readonly_fields = ("its_secrets", "used", "state_told")
+    readonly_fields = ("its_secrets", "used", "state_told", "used_of_ceilings")
     actions = None
     actions_detail = ("rotate", "revoke", "turns_of")
     _limits = (
         ("What it may do", {"fields": ("can_chat", "can_manage", "is_global")}),
         ("Which profiles", {"fields": ("allows_all_profiles", "allowed_profiles")}),
         ("Conversations", {"fields": ("used_by_one_person", "only_own_conversations", "on_disconnect")}),
+        ("Requests", {"fields": ("refuses_ignored",)}),
     )
-    add_fieldsets = ((None, {"fields": ("tenant", "name", "expires_at", "notes")}), *_limits)
+    add_fieldsets = (
+        (None, {"fields": ("tenant", "name", "expires_at", "notes")}),
+        *_limits,
+        ("Ceilings", {"fields": ceilings.COLUMNS}),
+    )
     fieldsets = (  # type: ignore[assignment]  # a tuple of more shapes than the stubs foresee
         (None, {"fields": ("tenant", "name", "state_told", "its_secrets", "used", "expires_at", "notes")}),
         *_limits,
+        ("Ceilings", {"fields": ("used_of_ceilings", *ceilings.COLUMNS)}),
     )
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[ApiKey]:
@@ -192,6 +199,10 @@ class ApiKeyAdmin(ModelAdmin[ApiKey]):
         by = f" by {key.last_used_client}" if key.last_used_client else ""
         return f"{moment(key.last_used_at)}{by}"
 
+    @column("Used")
+    def used_of_ceilings(self, key: ApiKey) -> str:
+        return ceiling_bars.rendered(key)
+
     # --- saving -----------------------------------------------------------------------------------------------------
 
     def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
@@ -199,7 +210,7 @@ class ApiKeyAdmin(ModelAdmin[ApiKey]):
             issuing.save_key(obj)
             return
         columns = ["tenant", "name", "can_chat", "can_manage", "is_global", "only_own_conversations"]
-        columns += ["expires_at", "notes"]
+        columns += ["used_by_one_person", "on_disconnect", "refuses_ignored", "expires_at", "notes", *ceilings.COLUMNS]
         made, text = issuing.create_key(
             **{name: form.cleaned_data[name] for name in columns}, profiles=form.chosen_profiles
         )

@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from chatgateway import sql
-from chatgateway.models import AgentServer, Attempt, Conversation, Event, Message, TaskRun, Turn
+from chatgateway.models import AgentServer, Alert, Attempt, Conversation, Event, Message, TaskRun, Turn
 from profiles.models import ApiKey, ApiKeySecret, FailedAuthentication, Profile, Tenant
 from tests import factories
 
@@ -28,6 +28,7 @@ LISTS = {
     "chatgateway_conversation": Conversation,
     "chatgateway_turn": Turn,
     "chatgateway_taskrun": TaskRun,
+    "chatgateway_alert": Alert,
 }
 
 
@@ -64,6 +65,10 @@ def history(count: int) -> None:
         TaskRun.objects.create(
             name=f"task {conversation.pk}", outcome="failed", message=HOSTILE, runs=1, started_at=timezone.now()
         )
+        Alert.objects.create(
+            name=f"alert {conversation.pk}", tenant=key.row.tenant, api_key=key.row, period="day", percent=80,
+            began_on=timezone.now().date(), spent_usd=1, ceiling_usd=1, message=HOSTILE,
+        )  # fmt: skip
         raw = {"kind": "ObservationEvent", "observation": {"content": [{"type": "text", "text": HOSTILE}]}}
         Event.objects.create(
             turn=turn, conversation=conversation, seq=0, kind="ObservationEvent", tool="terminal", summary=HOSTILE,

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db.models import Count, Max, Min
+from django.db.models import Count, Max, Min, Sum
 from django.utils import timezone
 
 from chatgateway import audit, conversations
 from chatgateway.conversations import Named
-from chatgateway.models import Conversation, Event, Turn
+from chatgateway.models import Conversation, DailyUsage, Event, LedgerEntry, Turn
 from chatgateway.openai_api.messages import parse_messages
 from chatgateway.seeding import cast, history
 from profiles.models import ApiKey, Profile
@@ -40,6 +40,9 @@ def test_it_writes_as_many_turns_as_it_was_told_with_everything_that_belongs_to_
     assert set(Event.objects.values_list("tool", flat=True)) == {"", "terminal", "file_editor"}
     assert Turn.objects.filter(profile__slug="local", input_tokens__gt=0, cost_usd__isnull=False).count() == 0
     assert Turn.objects.filter(profile__slug="coder", outcome="answered", cost_usd__isnull=True).count() == 0
+    spent = Turn.objects.aggregate(sum=Sum("cost_usd"))["sum"]
+    assert LedgerEntry.objects.aggregate(sum=Sum("cost_usd"))["sum"] == spent
+    assert DailyUsage.objects.aggregate(sum=Sum("cost_usd"))["sum"] == spent
     assert Turn.objects.filter(match="fork", conversation__branched_at__isnull=False).exists()
     assert ApiKey.objects.filter(last_used_at__isnull=False).exists()
 

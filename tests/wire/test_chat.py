@@ -71,7 +71,7 @@ def test_usage_is_the_turns_own_and_whole_numbers(client: OpenAI, agent_server: 
         ({"model": "openhands_nope"}, 404, "model", "model_not_found"),
         ({"messages": None}, 400, "messages", "missing_required_parameter"),
         ({"messages": []}, 400, "messages", "invalid_value"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, 400, "messages", "unsupported_value"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, 400, "messages", "invalid_value"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, 400, "messages.0.role", "invalid_value"),
         ({"n": 2}, 400, "n", "unsupported_value"),
         ({"logprobs": True}, 400, "logprobs", "unsupported_parameter"),
@@ -80,7 +80,12 @@ def test_usage_is_the_turns_own_and_whole_numbers(client: OpenAI, agent_server: 
         ({"metadata": {str(n): "x" for n in range(17)}}, 400, "metadata", "invalid_value"),
         ({"metadata": {"a": "x" * 513}}, 400, "metadata", "invalid_value"),
         ({"metadata": {"a": 1}}, 400, "metadata", "invalid_type"),
-        ({"response_format": {"type": "json_object"}}, 400, "response_format", "unsupported_parameter"),
+        (
+            {"response_format": {"type": "json_schema"}},
+            400,
+            "response_format.json_schema",
+            "missing_required_parameter",
+        ),
         ({"stream_options": {"include_usage": True}}, 400, "stream_options", "invalid_value"),
         (
             {

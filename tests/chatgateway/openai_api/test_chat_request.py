@@ -78,9 +78,10 @@ def test_the_newer_name_of_the_output_limit_wins() -> None:
     assert parsed(MINIMAL | {"max_tokens": 1}).overrides.max_output_tokens == 1
 
 
-def test_keys_of_other_products_are_ignored() -> None:
-    request = parsed(MINIMAL | {"chat_id": "x", "drop_params": [1], "foo": None})
-    assert request.ignored == ()
+def test_keys_of_other_products_are_ignored_and_named() -> None:
+    request = parsed(MINIMAL | {"chat_id": "x", "drop_params": [1], "foo": None, "a b": 1})
+    assert request.ignored == ("chat_id", "drop_params")
+    assert len(parsed(MINIMAL | {f"p{n}": n for n in range(50)}).ignored) == 20
 
 
 @pytest.mark.parametrize("body", [None, [], "x", 1, True])

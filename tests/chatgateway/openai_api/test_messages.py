@@ -6,7 +6,7 @@ import pytest
 
 from chatgateway.errors import InvalidRequest
 from chatgateway.openai_api.messages import MAX_MESSAGES, MAX_TEXT_BYTES, parse_messages
-from chatgateway.openai_api.transcript import EarlierMessage, ImagePart, TextPart, ToolCall, Transcript
+from chatgateway.openai_api.transcript import GO_ON, EarlierMessage, ImagePart, TextPart, ToolCall, Transcript
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
 USER = {"role": "user", "content": "Hello"}
@@ -194,11 +194,23 @@ def test_an_image_for_a_model_without_vision_is_refused_where_it_stands() -> Non
     assert (refusal.value.param, refusal.value.code) == ("messages.0.content.1", "unsupported_content")
 
 
+CALL = {"id": "c", "function": {"name": "f", "arguments": "{}"}}
+
+
+def test_an_answer_at_the_end_is_to_be_gone_on_with() -> None:
+    transcript = parsed(USER, {"role": "assistant", "content": "So"}, {"role": "system", "content": "x"})
+
+    assert transcript.continues
+    assert (transcript.continued_text, transcript.new, transcript.user_parts) == ("So", (), (TextPart(text=GO_ON),))
+    assert [message.role for message in transcript.earlier] == ["user", "assistant"]
+    assert not parsed(USER, {"role": "assistant", "content": " "}).continues
+
+
 @pytest.mark.parametrize(
     ("messages", "param", "code"),
     [
-        ([USER, {"role": "assistant", "content": "So"}], "messages", "unsupported_value"),
-        ([{"role": "assistant", "content": "So"}, {"role": "system", "content": "x"}], "messages", "unsupported_value"),
+        ([{"role": "assistant", "content": "So"}, {"role": "system", "content": "x"}], "messages", "invalid_value"),
+        ([USER, {"role": "assistant", "tool_calls": [CALL]}], "messages", "unsupported_value"),
         ([{"role": "system", "content": "x"}], "messages", "invalid_value"),
         ([USER, {"role": "user", "content": ""}], "messages.1.content", "invalid_value"),
         ([USER, {"role": "user", "content": [{"type": "text", "text": " "}]}], "messages.1.content", "invalid_value"),
