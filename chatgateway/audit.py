@@ -1,5 +1,5 @@
 """The record of turns: opened before an agent-server is called, closed exactly once. The only writer of `Turn`,
-`Attempt`, `Event`, `Message` and `Image` rows.
+`Attempt`, `Event`, `Message` and `Image` rows, together with `past`, which writes what was over before it was written.
 
 Synchronous; `open_turn`, `advance` and `close_turn` run as jobs of the `Writer`, inside its transaction. Every
 write of a driver names the generation of its lease; `TurnLost` says that another process has taken the turn over.
@@ -202,26 +202,25 @@ def advance(turn: Turn, **changes: Any) -> None:
 
 def append_events(turn: Turn, events: Iterable[DurableEvent]) -> None:
     """Write events of the agent-server's log; those already there are passed over."""
-    assert turn.conversation_id is not None
     now = timezone.now()
-    sql.insert(
-        [
-            Event(
-                turn_id=turn.pk,
-                conversation_id=turn.conversation_id,
-                incarnation=turn.incarnation,
-                seq=event.seq,
-                kind=event.kind[:60],
-                source=str(event.event.get("source", ""))[:20],
-                tool=(event.tool or "")[:100],
-                summary=event.summary[:300],
-                is_error=event.is_error,
-                raw=message_store.storable_event(event.event),
-                received_at=event.occurred_at or now,
-            )
-            for event in events
-        ],
-        ignore_conflicts=True,
+    sql.insert([event_row(turn, event, at=now) for event in events], ignore_conflicts=True)
+
+
+def event_row(turn: Turn, event: DurableEvent, *, at: dt.datetime) -> Event:
+    """Return the unsaved row of an event; `at` counts where it does not say itself when it occurred."""
+    assert turn.conversation_id is not None
+    return Event(
+        turn_id=turn.pk,
+        conversation_id=turn.conversation_id,
+        incarnation=turn.incarnation,
+        seq=event.seq,
+        kind=event.kind[:60],
+        source=str(event.event.get("source", ""))[:20],
+        tool=(event.tool or "")[:100],
+        summary=event.summary[:300],
+        is_error=event.is_error,
+        raw=message_store.storable_event(event.event),
+        received_at=event.occurred_at or at,
     )
 
 
@@ -230,13 +229,19 @@ def close_turn(turn: Turn, ending: Ending, *, leaf_event_id: str = "") -> None:
 
     `leaf_event_id`: where the agent-server's log stands now.
     """
-    now = timezone.now()
-    turn.outcome, turn.phase, turn.closed_at = ending.outcome, Turn.Phase.CLOSED, now
+    ended(turn, ending, at=timezone.now(), leaf_event_id=leaf_event_id)
+    _update_mine(turn, {name: getattr(turn, name) for name in _CLOSING_COLUMNS})
+    ledger.settle(turn)
+
+
+def ended(turn: Turn, ending: Ending, *, at: dt.datetime, leaf_event_id: str = "") -> None:
+    """Set the columns of a turn that ends, and write nothing."""
+    turn.outcome, turn.phase, turn.closed_at = ending.outcome, Turn.Phase.CLOSED, at
     if ending.outcome == Turn.Outcome.REFUSED:
         turn.idempotency_key = ""  # nothing was begun: the client may come again with it
     turn.first_text_at = ending.first_text_at
     if ending.run_ended:
-        turn.run_ended_at = now
+        turn.run_ended_at = at
     turn.answer = message_store.storable_text(ending.answer)
     turn.reasoning = message_store.storable_text(ending.reasoning)
     turn.leaf_event_id = leaf_event_id
@@ -264,8 +269,6 @@ def close_turn(turn: Turn, ending: Ending, *, leaf_event_id: str = "") -> None:
         turn.finish_reason = ending.answered.finish_reason
     if ending.error is not None:
         _set_error(turn, ending.error)
-    _update_mine(turn, {name: getattr(turn, name) for name in _CLOSING_COLUMNS})
-    ledger.settle(turn)
 
 
 _CLOSING_COLUMNS = (
@@ -407,11 +410,17 @@ def rebuild_request(turn: Turn) -> dict[str, Any]:
 
 
 def _new_turn(arrival: Arrival, asked: Asked, *, is_refused: bool = False) -> Turn:
-    caller = arrival.caller
     parameters, last_message_id = message_store.store(
-        tenant_id=caller.tenant_id, body=asked.body, is_refused=is_refused
+        tenant_id=arrival.caller.tenant_id, body=asked.body, is_refused=is_refused
     )
-    turn_id = uuid4()
+    return unsaved(arrival, asked, turn_id=uuid4(), parameters=parameters, last_message_id=last_message_id)
+
+
+def unsaved(
+    arrival: Arrival, asked: Asked, *, turn_id: UUID, parameters: dict[str, Any], last_message_id: UUID | None
+) -> Turn:
+    """Return a turn's row with what its request says; `parameters` and the last message are as stored."""
+    caller = arrival.caller
     return Turn(
         id=turn_id,
         reply_id=f"{_REPLY_PREFIXES.get(arrival.endpoint, 'chatcmpl-')}{turn_id.hex}",

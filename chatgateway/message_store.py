@@ -44,6 +44,18 @@ def store(*, tenant_id: int, body: Any, is_refused: bool = False) -> tuple[dict[
 
 def _store_chain(tenant_id: int, sent: list[dict[str, Any]]) -> UUID:
     images: dict[str, str] = {}
+    rows = chain_rows(tenant_id, sent, images)
+    if images:
+        sql.insert(
+            [Image(tenant_id=tenant_id, sha256=sha256, data_url=url) for sha256, url in images.items()],
+            ignore_conflicts=True,
+        )
+    sql.insert(_missing(rows), ignore_conflicts=True)
+    return rows[-1].id
+
+
+def chain_rows(tenant_id: int, sent: list[dict[str, Any]], images: dict[str, str]) -> list[Message]:
+    """Return the unsaved rows of messages, which may be there already; the images in them go into `images`."""
     rows: list[Message] = []
     digest = f"tenant {tenant_id}".encode()
     parent_id: UUID | None = None
@@ -62,13 +74,7 @@ def _store_chain(tenant_id: int, sent: list[dict[str, Any]]) -> UUID:
             )
         )
         parent_id = message_id
-    if images:
-        sql.insert(
-            [Image(tenant_id=tenant_id, sha256=sha256, data_url=url) for sha256, url in images.items()],
-            ignore_conflicts=True,
-        )
-    sql.insert(_missing(rows), ignore_conflicts=True)
-    return rows[-1].id
+    return rows
 
 
 def _missing(rows: list[Message]) -> list[Message]:
