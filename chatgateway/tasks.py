@@ -8,7 +8,7 @@ import asyncio
 import aiohttp
 from celery import shared_task
 
-from chatgateway import lifetime, servers, turns
+from chatgateway import erasures, lifetime, retention, servers, turns
 from chatgateway.agentserver.client import AgentServerClient, new_http_session
 from chatgateway.agentserver.exceptions import AgentServerError
 from chatgateway.agentserver.schemas import ServerInfo
@@ -61,6 +61,22 @@ def remove_leftovers() -> str:
 def release_idempotency_keys() -> str:
     """Let idempotency keys of a day ago name new requests."""
     return f"{lifetime.release_idempotency_keys()} keys released"
+
+
+@shared_task(name="chatgateway.tasks.apply_retention")
+def apply_retention() -> str:
+    """Remove from the record what is older than its profile keeps it."""
+    done = retention.sweep()
+    rest = "" if done.is_complete else "; out of time, the rest in an hour"
+    deleted = f"{done.turns} turns and {done.conversations} conversations deleted"
+    return f"Texts of {done.contents} turns removed, {deleted}{rest}"
+
+
+@shared_task(name="chatgateway.tasks.erase_end_users")
+def erase_end_users() -> str:
+    """Remove the data of end users whose deletion was asked for."""
+    completed, waiting = erasures.carry_out_all()
+    return f"{completed} end users' data deleted, {waiting} under way"
 
 
 async def _probe_all(rows: list[AgentServer]) -> list[ServerInfo | AgentServerError]:

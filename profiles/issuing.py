@@ -33,6 +33,7 @@ def create_key(
     profiles: Iterable[Profile] | None = None,
     only_own_conversations: bool = False,
     used_by_one_person: bool = False,
+    on_disconnect: str = "",
     expires_at: dt.datetime | None = None,
     notes: str = "",
 ) -> tuple[ApiKey, str]:
@@ -49,6 +50,7 @@ def create_key(
         allows_all_profiles=profiles is None,
         only_own_conversations=only_own_conversations,
         used_by_one_person=used_by_one_person,
+        on_disconnect=on_disconnect,
         expires_at=expires_at,
         notes=notes,
     )
