@@ -47,6 +47,9 @@ def ask(http: httpx.Client, *messages: dict[str, Any], **more: Any) -> str:
     body = {"model": "openhands_chat", "messages": list(messages) or [user(SECRET)], **more}
     reply = http.post(CHAT, json=body, headers=headers)
     assert reply.status_code == 200, reply.text
+    # A driver writes its last events after the reply; what is made older before that would get them later.
+    last = Event.objects.filter(turn__reply_id=reply.json()["id"], kind="ConversationStateUpdateEvent")
+    eventually(lambda: last.filter(raw__value="finished").exists())
     return reply.headers[CONVERSATION]
 
 
