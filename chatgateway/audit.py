@@ -1,5 +1,6 @@
 """The record of turns: opened before an agent-server is called, closed exactly once. The only writer of `Turn`,
-`Attempt`, `Event`, `Message` and `Image` rows, together with `past`, which writes what was over before it was written.
+`Attempt`, `Event`, `Message` and `Image` rows, together with `past`, which writes what was over before it was written;
+`removal` alone takes away what they wrote.
 
 Synchronous; `open_turn`, `advance` and `close_turn` run as jobs of the `Writer`, inside its transaction. Every
 write of a driver names the generation of its lease; `TurnLost` says that another process has taken the turn over.

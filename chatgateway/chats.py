@@ -56,3 +56,8 @@ def go_on_with(chat: NamedChat, conversation_id: UUID) -> None:
             )
         ],
     )
+
+
+def forget_end_user(*, tenant_id: int, end_user: str) -> None:
+    """Delete the chats of a tenant's end user."""
+    ClientChat.objects.filter(tenant_id=tenant_id, end_user=end_user).delete()

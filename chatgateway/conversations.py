@@ -383,12 +383,24 @@ def expire(conversation: Conversation) -> None:
         _leave(conversation, home, incarnation=incarnation)
 
 
-def deleted(conversation: Conversation) -> None:
-    """Note that the conversation is not to be gone on with. The row and its turns stay for the audit."""
+def deleted(conversation: Conversation, *, with_files: bool = False) -> None:
+    """Note that the conversation is not to be gone on with. The row and its turns stay for the audit.
+
+    `with_files`: its directory goes at once too, not after the days its profile keeps it.
+    """
     home = _home_of(conversation)
     update(conversation, state=Conversation.State.DELETED, deleted_at=timezone.now())
     if home is not None:
         _leave(conversation, home, incarnation=conversation.incarnation)
+    if with_files:
+        Leftover.objects.filter(conversation=conversation).update(due_at=timezone.now())
+
+
+def forget_end_user(conversation: Conversation) -> None:
+    """Take off a deleted conversation whose it was."""
+    assert conversation.state == Conversation.State.DELETED
+    update(conversation, end_user="", system_suffix="")
+    Leftover.objects.filter(conversation=conversation).update(due_at=timezone.now())
 
 
 def given_back(conversation: Conversation, server: AgentServer, *, is_unused: bool) -> None:

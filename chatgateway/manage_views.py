@@ -20,7 +20,7 @@ from chatgateway.errors import AgentServerUnavailable
 from chatgateway.models import Conversation
 from chatgateway.writer import writer
 from profiles import manage
-from profiles.authentication import MayManage
+from profiles.authentication import MayManage, address_of
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +48,16 @@ class ProfileView(AsyncAPIView):
 
     async def post(self, _: Request, name: str) -> HttpResponse:
         body = await self.read_body()
-        _profile, warnings = await in_thread(lambda: manage.save_profile(self.caller, name, body))
+        address = address_of(self.request)
+        _profile, warnings = await in_thread(lambda: manage.save_profile(self.caller, name, body, address=address))
         reply: dict[str, Any] = {"name": name, "message": f"Profile '{name}' saved"}
         if warnings:
             reply["warnings"] = warnings
         return json_response(reply, status=201)
 
     async def delete(self, _: Request, name: str) -> HttpResponse:
-        await in_thread(lambda: manage.delete_profile(self.caller, name))
+        address = address_of(self.request)
+        await in_thread(lambda: manage.delete_profile(self.caller, name, address=address))
         return json_response({"name": name, "message": f"Profile '{name}' deleted"})
 
 

@@ -9,7 +9,7 @@ import aiohttp
 from celery import shared_task
 from django.utils import timezone
 
-from chatgateway import alerts, lifetime, servers, turns
+from chatgateway import alerts, erasures, lifetime, retention, servers, turns
 from chatgateway.agentserver.client import AgentServerClient, new_http_session
 from chatgateway.agentserver.exceptions import AgentServerError
 from chatgateway.agentserver.schemas import ServerInfo
@@ -71,6 +71,22 @@ def warn_of_ceilings() -> str:
     written = alerts.look(now)
     arrived, failed = alerts.send_due(now)
     return f"{written} new warnings, {arrived} sent, {failed} did not arrive"
+
+
+@shared_task(name="chatgateway.tasks.apply_retention")
+def apply_retention() -> str:
+    """Remove from the record what is older than its profile keeps it."""
+    done = retention.sweep()
+    rest = "" if done.is_complete else "; out of time, the rest in an hour"
+    deleted = f"{done.turns} turns and {done.conversations} conversations deleted"
+    return f"Texts of {done.contents} turns removed, {deleted}{rest}"
+
+
+@shared_task(name="chatgateway.tasks.erase_end_users")
+def erase_end_users() -> str:
+    """Remove the data of end users whose deletion was asked for."""
+    completed, waiting = erasures.carry_out_all()
+    return f"{completed} end users' data deleted, {waiting} under way"
 
 
 async def _probe_all(rows: list[AgentServer]) -> list[ServerInfo | AgentServerError]:

@@ -29,6 +29,7 @@ from profiles.models import Profile
 
 # Turns that came to nothing one after the other; beyond that the agent is told everything.
 _FAILED_IN_A_ROW = 20
+_REMOVED = "(This message is no longer in the record.)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +74,13 @@ def _audited(conversation: Conversation) -> Iterator[EarlierMessage]:
     """The caller's messages and the answers of a conversation's good turns, oldest first."""
     answered = Turn.objects.filter(conversation=conversation, outcome=Turn.Outcome.ANSWERED).order_by("arrival")
     index = 0
-    for position, turn in enumerate(answered.exclude(last_message=None).iterator(chunk_size=100)):
-        assert turn.last_message_id is not None
+    for position, turn in enumerate(answered.iterator(chunk_size=100)):
+        if turn.last_message_id is None:
+            # Its texts are no longer kept. The agent is told so, lest it take what follows for the whole.
+            yield EarlierMessage(index=index, role="user", parts=(TextPart(text=_REMOVED),))
+            yield EarlierMessage(index=index + 1, role="assistant", parts=(TextPart(text=_REMOVED),))
+            index += 2
+            continue
         stored = message_store.chain(turn.last_message_id)
         sent = parse_messages(stored, accepts_images=True, accepts_remote_images=True)
         # The first turn may itself have come with a history; later ones repeat what stands before them.

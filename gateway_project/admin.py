@@ -9,7 +9,7 @@ from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
 
-from profiles.admin_theme import ModelAdmin
+from profiles.admin.recorded import RecordedAdmin
 
 if TYPE_CHECKING:
     from django.contrib.auth.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
@@ -21,7 +21,7 @@ admin.site.unregister(Group)
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin[User], ModelAdmin[User]):
+class UserAdmin(DjangoUserAdmin[User], RecordedAdmin[User]):
     """Django's own, in the theme's clothes."""
 
     form = UserChangeForm  # type: ignore[assignment]  # unfold ships no types
@@ -31,5 +31,5 @@ class UserAdmin(DjangoUserAdmin[User], ModelAdmin[User]):
 
 
 @admin.register(Group)
-class GroupAdmin(DjangoGroupAdmin, ModelAdmin[Group]):
+class GroupAdmin(DjangoGroupAdmin, RecordedAdmin[Group]):
     """Django's own, in the theme's clothes."""

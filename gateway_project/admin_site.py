@@ -35,6 +35,14 @@ _SECTIONS = (
         ),
     ),
     ("Agents", (("Profiles", "smart_toy", "profiles.profile"),)),
+    (
+        "Accountability",
+        (
+            ("Changes", "history", "profiles.changerecord"),
+            ("Readings", "visibility", "chatgateway.transcriptreading"),
+            ("Deletions", "person_remove", "chatgateway.erasure"),
+        ),
+    ),
     ("People", (("Users", "person", "auth.user"), ("Groups", "group", "auth.group"))),
 )
 

@@ -24,7 +24,7 @@ from chatgateway.agentserver.client import AgentServerClient, new_http_session
 from chatgateway.agentserver.exceptions import AgentServerError
 from chatgateway.agentserver.schemas import ServerInfo
 from chatgateway.models import AgentServer
-from profiles import issuing, llm_client, manage
+from profiles import changes, issuing, llm_client, manage
 from profiles.exceptions import InvalidKey, InvalidProfile, LlmCallFailed, LlmProcessDown
 from profiles.fields import Secret
 from profiles.models import ApiKey, Profile, Tenant
@@ -38,6 +38,7 @@ DEMO_PROFILE = "demo"
 DEMO_MODEL = "openai/demo"
 TOOLS = ["terminal", "file_editor", "task_tracker"]
 EMBEDDED_SERVER = "embedded"
+_BY = changes.program("start")
 _TRY_SECONDS = 20.0
 _SERVER_INFO_SECONDS = 5.0
 
@@ -109,7 +110,8 @@ def _first_key() -> str | None:
         return None
     if ApiKey.objects.exists():
         return None
-    _, made = issuing.create_key(tenant=_tenant(), name=FIRST_KEY, can_manage=True, used_by_one_person=True)
+    row, made = issuing.create_key(tenant=_tenant(), name=FIRST_KEY, can_manage=True, used_by_one_person=True)
+    changes.added(row, by=_BY)
     return made
 
 
@@ -119,14 +121,20 @@ def _adopt(text: str) -> None:
         if api_key is None:
             api_key = ApiKey(tenant=_tenant(), name=BOOTSTRAP_KEY, can_manage=True, used_by_one_person=True)
             issuing.save_key(api_key)
-        issuing.adopt_text(api_key, text)
+            changes.added(api_key, by=_BY)
+        with changes.recorded(api_key, by=_BY):
+            issuing.adopt_text(api_key, text)
     except InvalidKey as error:
         raise ImproperlyConfigured(f"{settings.GATEWAY_BOOTSTRAP_API_KEY_NAME}: {error.message}") from error
 
 
 def _tenant() -> Tenant:
     first = Tenant.objects.order_by("pk").first()
-    return first or Tenant.objects.create(name=TENANT, notes="Made at the first start.")
+    if first is not None:
+        return first
+    made = Tenant.objects.create(name=TENANT, notes="Made at the first start.")
+    changes.added(made, by=_BY)
+    return made
 
 
 def _write_first_login(made: Access, public_url: str) -> None:
@@ -245,8 +253,9 @@ def switch_made_profiles(*, runs_demo_llm: bool, may_use_tools: bool) -> Switche
             enabled.append(profile.slug)
         if is_unusable and (profile.is_enabled or profile.slug in remembered):
             kept.append(profile.slug)
-    Profile.objects.filter(slug__in=disabled).update(is_enabled=False)
-    Profile.objects.filter(slug__in=enabled).update(is_enabled=True)
+    for profile in Profile.objects.filter(slug__in=[*disabled, *enabled]):
+        with changes.recorded(profile, by=_BY):
+            Profile.objects.filter(pk=profile.pk).update(is_enabled=profile.slug in enabled)
     manage.forget(*disabled, *enabled)
     memory.write_text(json.dumps(sorted(kept)))
     return Switched(disabled=tuple(disabled), enabled=tuple(enabled))
@@ -279,8 +288,18 @@ def set_up_embedded_server(*, url: str, session_api_key: str, workspace_root: Pa
     server.workspace_root = str(workspace_root)
     server.health = AgentServer.Health.UNKNOWN
     server.health_message = ""
-    server.save()
+    _save_server(server)
     return server
+
+
+def _save_server(server: AgentServer) -> None:
+    with transaction.atomic():
+        if server._state.adding:
+            server.save()
+            changes.added(server, by=_BY)
+            return
+        with changes.recorded(server, by=_BY):
+            server.save()
 
 
 def note_embedded_server_absent() -> None:
@@ -295,7 +314,7 @@ def set_up_server(*, name: str, url: str, session_api_key: str, workspace_root: 
     server.session_api_key = Secret(session_api_key)
     server.workspace_root = workspace_root
     try:
-        server.save()
+        _save_server(server)
     except IntegrityError as error:
         raise ImproperlyConfigured(f"The agent-server {name} cannot be saved: {error}") from error
     return server

@@ -391,6 +391,10 @@ GATEWAY_WORKSPACE_ROOTS = _paths("GATEWAY_WORKSPACE_ROOTS")
 # LibreChat's are what its configuration calls them.
 GATEWAY_CHAT_ID_HEADERS = _headers("GATEWAY_CHAT_ID_HEADERS", ["X-OpenWebUI-Chat-Id", "X-Conversation-Id"])
 GATEWAY_END_USER_HEADERS = _headers("GATEWAY_END_USER_HEADERS", ["X-OpenWebUI-User-Id"])
+# How long the record keeps texts and turns where a profile says nothing of its own, and of requests without a profile.
+# 0: for ever.
+GATEWAY_KEEP_CONTENT_DAYS = _integer("GATEWAY_KEEP_CONTENT_DAYS", 0)
+GATEWAY_KEEP_USAGE_DAYS = _integer("GATEWAY_KEEP_USAGE_DAYS", 0)
 # The Unix socket of the process that alone has litellm loaded.
 GATEWAY_LLM_SOCKET = env.str("GATEWAY_LLM_SOCKET", default=str(DATA_DIR / "run" / "llm.sock"))
 # An unstreamed reply that takes longer begins with white space, so that proxies and clients do not give up on it. Its

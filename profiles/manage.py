@@ -15,7 +15,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
-from profiles import access, llm_client, native_llm
+from profiles import access, changes, llm_client, native_llm
 from profiles.access import Caller
 from profiles.exceptions import InvalidProfile, LlmProcessDown, ProfileNameTaken, UnknownProfile, UnknownProvider
 from profiles.fields import Secret
@@ -36,8 +36,8 @@ class CheckedModel:
 # --- over REST ----------------------------------------------------------------------------------------------------
 
 
-def save_profile(caller: Caller, name: str, body: object) -> tuple[Profile, tuple[str, ...]]:
-    """Create or replace the LLM of a profile and return it with warnings for the caller.
+def save_profile(caller: Caller, name: str, body: object, *, address: str = "") -> tuple[Profile, tuple[str, ...]]:
+    """Create or replace the LLM of a profile and return it with warnings for the caller. `address`: for the record.
 
     `body` is what the agent-server takes: `{"llm": {…}, "include_secrets": true}`. A new profile belongs to the
     caller's tenant, or to nobody when the key manages every tenant. Of an existing one everything but the LLM stays
@@ -63,7 +63,7 @@ def save_profile(caller: Caller, name: str, body: object) -> tuple[Profile, tupl
         profile.source = Profile.Source.API
         return profile
 
-    profile = _write(name, write)
+    profile = _write(name, write, by=changes.api_key(caller, address=address))
     warnings = (*asked.warnings, *checked.warnings, *dropped)
     if not profile.is_enabled:
         warnings = (*warnings, "The profile is disabled: callers cannot use it until an administrator enables it.")
@@ -85,9 +85,12 @@ def get_profile(caller: Caller, name: str) -> Profile:
     return profile
 
 
-def delete_profile(caller: Caller, name: str) -> None:
+def delete_profile(caller: Caller, name: str, *, address: str = "") -> None:
     """Delete a profile the caller may change; raises UnknownProfile for any other. Its turns keep its name."""
-    get_profile(caller, name).delete()
+    profile = get_profile(caller, name)
+    with transaction.atomic():
+        changes.deleted(profile, by=changes.api_key(caller, address=address))
+        profile.delete()
     forget(name)
 
 
@@ -145,7 +148,7 @@ def set_up_profile(wanted: SetUp) -> tuple[Profile, tuple[str, ...]]:
         _set_catalogue(profile, checked)
         return profile
 
-    return _write(wanted.slug, write), (*checked.warnings, *dropped)
+    return _write(wanted.slug, write, by=changes.program("start")), (*checked.warnings, *dropped)
 
 
 # --- rules the admin's forms share --------------------------------------------------------------------------------
@@ -288,21 +291,27 @@ def _set_catalogue(profile: Profile, checked: CheckedModel, *, is_new_model: boo
         profile.catalogue = {}
 
 
-def _write(slug: str, write: Callable[[Profile | None], Profile]) -> Profile:
+def _write(slug: str, write: Callable[[Profile | None], Profile], *, by: changes.Actor) -> Profile:
     """Save what `write` makes of the row of that name, found in any case, or of None; and forget the old one."""
     try:
-        profile = _write_once(slug, write)
+        profile = _write_once(slug, write, by)
     except IntegrityError:
         # Somebody made it between our look and our insert: now there is a row to look at.
-        profile = _write_once(slug, write)
+        profile = _write_once(slug, write, by)
     forget(profile.slug)
     return profile
 
 
-def _write_once(slug: str, write: Callable[[Profile | None], Profile]) -> Profile:
+def _write_once(slug: str, write: Callable[[Profile | None], Profile], by: changes.Actor) -> Profile:
     with transaction.atomic():
-        profile = write(Profile.objects.select_for_update().filter(slug__iexact=slug).first())
+        known = Profile.objects.select_for_update().filter(slug__iexact=slug).first()
+        before = None if known is None else changes.stored_state(known)
+        profile = write(known)
         _save(profile)
+        if before is None:
+            changes.added(profile, by=by)
+        else:
+            changes.changed(profile, by=by, before=before)
         return profile
 
 

@@ -6,6 +6,7 @@ import secrets
 from decimal import Decimal
 from typing import Any
 
+from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import Q
@@ -370,6 +371,22 @@ class Profile(models.Model):
         help_text="Days after a conversation was removed from its agent-server. Only directories of a conversation's "
         "own; those shared by a key, and fixed ones, are never deleted.",
     )
+    keep_content_days = models.PositiveIntegerField(
+        "texts are kept for",
+        null=True,
+        blank=True,
+        validators=[MaxValueValidator(36_500)],
+        help_text="Days after a turn ended. Then what was asked and answered, and every step of the agent, is removed "
+        "from the record; who asked, when, tokens and cost stay. 0: for ever. Empty: GATEWAY_KEEP_CONTENT_DAYS.",
+    )
+    keep_usage_days = models.PositiveIntegerField(
+        "turns are kept for",
+        null=True,
+        blank=True,
+        validators=[MaxValueValidator(36_500)],
+        help_text="Days after a turn ended. Then its row is deleted, and with it all figures that it adds to. 0: for "
+        "ever. Empty: GATEWAY_KEEP_USAGE_DAYS.",
+    )
 
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(auto_now=True)
@@ -378,6 +395,7 @@ class Profile(models.Model):
 
     class Meta:
         ordering = ["slug"]
+        permissions = [("try_profile", "Can test profiles, which costs what a turn costs")]
         constraints = [
             models.UniqueConstraint(
                 Lower("slug"),
@@ -570,3 +588,43 @@ class FailedAuthentication(models.Model):
 
     def __str__(self) -> str:
         return f"{self.count} from {self.address}"
+
+
+class ChangeRecord(models.Model):
+    """One change of a tenant, key, profile or agent-server, or of who may sign in: who made it, what was before, what
+    is after. Written by `changes` in the transaction that makes the change; never changed, never deleted."""
+
+    class By(models.TextChoices):
+        PERSON = "person", "somebody in the admin"
+        API_KEY = "api_key", "an API key over REST"
+        PROGRAM = "program", "a command"
+
+    class Action(models.TextChoices):
+        ADDED = "added", "added"
+        CHANGED = "changed", "changed"
+        DELETED = "deleted", "deleted"
+
+    at = models.DateTimeField(default=timezone.now)
+    by = models.CharField(max_length=10, choices=By)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    api_key = models.ForeignKey(ApiKey, models.SET_NULL, null=True, related_name="+")
+    actor = models.CharField(max_length=200, help_text="The name then: of a person, a key, a command.")
+    address = models.CharField(max_length=64, blank=True)
+    action = models.CharField(max_length=10, choices=Action)
+    kind = models.CharField(max_length=60, help_text="Which model, such as profiles.profile.")
+    object_pk = models.CharField(max_length=40)
+    name = models.CharField(max_length=200, help_text="What the changed row was called then.")
+    fields = models.JSONField(
+        default=dict, help_text="Each changed field with what it was before and after; secrets are masked."
+    )
+    note = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        ordering = ["-at"]
+        indexes = [
+            models.Index(fields=["-at"], name="change_newest"),  # the admin's list
+            models.Index(fields=["kind", "object_pk", "-at"], name="change_of_object"),  # an object's history
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.action}"

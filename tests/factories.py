@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
+from django.contrib.auth.models import Group, User
+from django.db import connection
 
 from chatgateway.models import AgentServer
 from profiles import issuing, keys
@@ -68,3 +72,18 @@ def agent_server(**fields: Any) -> AgentServer:
         "workspace_root": "/srv/workspaces",
     }
     return AgentServer.objects.create(**given | fields)
+
+
+# --- people --------------------------------------------------------------------------------------------------------
+
+
+def person(role: str = "", **fields: Any) -> User:
+    """Somebody who may sign in to the admin, with a role or with none."""
+    user = User.objects.create_user(
+        **{"username": f"{role or 'nobody'}-{next(_numbers)}", "password": "x", "is_staff": True} | fields
+    )
+    if role:
+        if not Group.objects.filter(name=role).exists():  # a test before this one emptied the tables
+            import_module("chatgateway.migrations.0008_roles").make_roles(apps, connection.schema_editor())
+        user.groups.add(Group.objects.get(name=role))
+    return user

@@ -16,9 +16,10 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 
+from chatgateway import readings
 from chatgateway.admin import turn_story
 from chatgateway.admin.filters import LastOutcomeFilter, StartedFilter, SumFilter
-from chatgateway.admin.turn_pages import MATCHES, OUTCOMES, cost_told, tokens_told
+from chatgateway.admin.turn_pages import MATCHES, OUTCOMES, cost_told, tokens_told, without_texts
 from chatgateway.models import Conversation, Turn
 from profiles.admin_theme import ReadOnlyAdmin, RelatedFilter, as_uuid, column, duration, is_list, moment, usd
 
@@ -135,6 +136,13 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
         turns = row.turns.select_related("last_message").order_by("arrival")
         page = Paginator(turns.defer("parameters", "profile_snapshot", "reasoning", "error_detail"), TURNS_PER_PAGE)
         shown = page.get_page(request.GET.get("page"))
+        may_read = readings.may_read(request)
+        if may_read:
+            readings.note(request, readings.What.CONVERSATION, conversation=row, turns=len(shown))
+        else:
+            row.system_suffix = ""
+            for turn in shown:
+                without_texts(turn)
         total = row.turns.aggregate(cost=Sum("cost_usd"), unpriced=Count("pk", filter=_UNPRICED))
         context = {
             **self.admin_site.each_context(request),
@@ -143,6 +151,7 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
             "row": row,
             "state_kind": _STATES.get(row.state, "default"),
             "page": shown,
+            "may_read": may_read,
             "turns": [_turn(turn) for turn in shown],
             "cost": _sum_told(total["cost"], total["unpriced"]),
             "links": _links(row),
@@ -167,6 +176,9 @@ def _turn(turn: Turn) -> dict[str, Any]:
         "asked": turn_story.excerpt(turn.last_message, EXCERPT_CHARS),
         "answer": turn_story.cut_short(turn.answer, EXCERPT_CHARS),
         "error": turn.error_message,
+        "removed": f"Removed on {moment(turn.content_removed_at)}. {turn.content_removed_by}"
+        if turn.content_removed_at
+        else "",
         "match": MATCHES.get(turn.match, turn.match),
         "took": duration((closed_at - turn.opened_at).total_seconds()) if closed_at else "running",
         "tokens": tokens_told(turn),

@@ -17,8 +17,9 @@ from chatgateway import servers
 from chatgateway.admin.server_trial import trial_page
 from chatgateway.models import AgentServer, Conversation, Leftover, Turn
 from profiles import manage
+from profiles.admin.recorded import RecordedAdmin
 from profiles.admin.secret_fields import SecretsForm, secret_formfield
-from profiles.admin_theme import ModelAdmin, column, detail_action, is_list, moment
+from profiles.admin_theme import column, detail_action, is_list, moment
 from profiles.fields import EncryptedTextField
 from profiles.http_urls import origin_of
 
@@ -77,7 +78,7 @@ class ServerForm(SecretsForm):
 
 
 @admin.register(AgentServer)
-class AgentServerAdmin(ModelAdmin[AgentServer]):
+class AgentServerAdmin(RecordedAdmin[AgentServer]):
     """Where agents run."""
 
     empty_title = "No agent-server yet"
@@ -143,6 +144,9 @@ class AgentServerAdmin(ModelAdmin[AgentServer]):
         """Conversations on a deleted server are lost; disabling it first shows who still uses it."""
         may_go = isinstance(obj, AgentServer) and obj.state == AgentServer.State.DISABLED
         return super().has_delete_permission(request, obj) and may_go
+
+    def has_operate_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return request.user.has_perm("chatgateway.operate_agentserver")
 
     # --- columns ----------------------------------------------------------------------------------------------------
 
@@ -237,7 +241,7 @@ class AgentServerAdmin(ModelAdmin[AgentServer]):
 
     # --- buttons ----------------------------------------------------------------------------------------------------
 
-    @detail_action("Test", path="test", icon="play_arrow")
+    @detail_action("Test", path="test", icon="play_arrow", permissions=("operate",))
     def try_out(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
         return trial_page(self, request, object_id)
 

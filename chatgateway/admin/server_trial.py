@@ -59,7 +59,7 @@ def trial_page(model_admin: Any, request: HttpRequest, object_id: str) -> HttpRe
     server: AgentServer | None = model_admin.get_object(request, unquote(object_id))
     if server is None:
         raise Http404
-    if not model_admin.has_change_permission(request, server):
+    if not request.user.has_perm("chatgateway.operate_agentserver"):
         raise PermissionDenied
     if request.method != "POST":
         return _page(model_admin, request, server)

@@ -21,6 +21,8 @@ _PURPOSES = {
     "chatgateway.tasks.remove_leftovers": "Remove what they leave on agent-servers",
     "chatgateway.tasks.release_idempotency_keys": "Release idempotency keys of a day ago",
     "chatgateway.tasks.warn_of_ceilings": "Warn of ceilings that are nearly used up",
+    "chatgateway.tasks.apply_retention": "Remove texts and turns that are kept no longer",
+    "chatgateway.tasks.erase_end_users": "Delete end users' data that was asked to be deleted",
     "chatgateway.tasks.recover_turns": "Recover turns whose process died",
     "profiles.tasks.refresh_catalogues": "Refresh prices",
     "profiles.tasks.sweep_keys": "Delete ended key secrets",

@@ -20,7 +20,7 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
 
-from chatgateway import audit
+from chatgateway import audit, readings, removal
 from chatgateway.admin import frames, turn_story
 from chatgateway.admin.filters import CostFilter, DurationFilter, PeriodFilter
 from chatgateway.models import Event, Turn
@@ -150,12 +150,19 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
             return HttpResponseRedirect(reverse("admin:chatgateway_turn_changelist"))
         if not self.has_view_permission(request, turn):
             raise PermissionDenied
-        events = list(turn.events.order_by("seq")[: turn_story.MAXIMUM_EVENTS + 1])
+        may_read = readings.may_read(request)
+        if may_read:
+            readings.note(request, readings.What.TURN, turn=turn)
+        else:
+            without_texts(turn)
+        rows = turn.events.order_by("seq") if may_read else turn.events.none()
+        events = list(rows[: turn_story.MAXIMUM_EVENTS + 1])
         context = {
             **self.admin_site.each_context(request),
             "title": f"Turn of {moment(turn.opened_at, seconds=True)}",
             "opts": self.opts,
             "turn": turn,
+            "may_read": may_read,
             "outcome_kind": OUTCOMES.get(turn.outcome, "default"),
             "question": turn_story.question(turn.last_message),
             "steps": turn_story.steps(events[: turn_story.MAXIMUM_EVENTS]),
@@ -191,7 +198,8 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
 
     def raw_request(self, request: HttpRequest, turn_id: Any) -> HttpResponseBase:
         """The request's JSON, rebuilt: in a frame, or whole as a file."""
-        turn = self._visible(request, turn_id)
+        turn = self._readable(request, turn_id)
+        readings.note(request, readings.What.REQUEST, turn=turn)
         text = json.dumps(audit.rebuild_request(turn), indent=2, ensure_ascii=False)
         if "download" in request.GET:
             response = HttpResponse(text, content_type="application/json; charset=utf-8")
@@ -205,7 +213,8 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
 
     def raw_events(self, request: HttpRequest, turn_id: Any) -> HttpResponseBase:
         """The agent-server's events as they were sent, a page at a time."""
-        turn = self._visible(request, turn_id)
+        turn = self._readable(request, turn_id)
+        readings.note(request, readings.What.EVENTS, turn=turn)
         page = Paginator(turn.events.order_by("seq"), EVENTS_PER_PAGE).get_page(request.GET.get("page"))
         text = "\n\n".join(_raw(event) for event in page)
         links = []
@@ -251,8 +260,21 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
             raise PermissionDenied
         return turn
 
+    def _readable(self, request: HttpRequest, turn_id: Any) -> Turn:
+        """A turn of which the person may see texts too."""
+        turn = self._visible(request, turn_id)
+        if not readings.may_read(request):
+            raise PermissionDenied
+        return turn
+
 
 # --- how a turn is told, here and on a conversation's page ------------------------------------------------------------
+
+
+def without_texts(turn: Turn) -> None:
+    """Empty what was said in this object, which is not saved: for people who may see figures and no texts."""
+    for name, empty in removal.CONTENT.items():
+        setattr(turn, name, empty)
 
 
 def cost_told(turn: Turn) -> str:

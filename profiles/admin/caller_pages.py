@@ -13,12 +13,13 @@ from django.http import HttpRequest
 from profiles import ceilings
 from profiles.admin import ceiling_bars
 from profiles.admin.profile_pages import forget_everything
-from profiles.admin_theme import ModelAdmin, ReadOnlyAdmin, column, moment
+from profiles.admin.recorded import RecordedAdmin
+from profiles.admin_theme import ReadOnlyAdmin, column, moment
 from profiles.models import ApiKey, ApiKeySecret, FailedAuthentication, Profile, Tenant
 
 
 @admin.register(Tenant)
-class TenantAdmin(ModelAdmin[Tenant]):
+class TenantAdmin(RecordedAdmin[Tenant]):
     """Whom traffic is for. One with keys or conversations stays: they are its record."""
 
     empty_title = "No tenant yet"

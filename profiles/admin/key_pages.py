@@ -10,7 +10,7 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.db import models, transaction
+from django.db import models
 from django.db.models import Prefetch, Q
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
@@ -18,11 +18,12 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
 
-from profiles import ceilings, issuing
+from profiles import ceilings, changes, issuing
 from profiles.admin import ceiling_bars
 from profiles.admin.key_forms import KeyForm, RevokeForm, RotateForm
 from profiles.admin.profile_pages import forget_everything
-from profiles.admin_theme import Choice, ChoiceFilter, ModelAdmin, RelatedFilter, column, detail_action, moment
+from profiles.admin.recorded import RecordedAdmin, who
+from profiles.admin_theme import Choice, ChoiceFilter, RelatedFilter, column, detail_action, moment
 from profiles.exceptions import InvalidKey
 from profiles.models import ApiKey, ApiKeySecret, Profile
 
@@ -90,7 +91,7 @@ class ExpiryFilter(ChoiceFilter):
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(ModelAdmin[ApiKey]):
+class ApiKeyAdmin(RecordedAdmin[ApiKey]):
     """Keys are written through `issuing` only; a revoked one can be read and deleted, not changed."""
 
     empty_title = "No live key"
@@ -253,14 +254,13 @@ class ApiKeyAdmin(ModelAdmin[ApiKey]):
         if request.method == "POST" and form.is_valid():
             now = timezone.now()
             try:
-                with transaction.atomic():
+                with changes.recorded(key, by=who(request), note="Rotated"):
                     if oldest is not None:
                         issuing.expire_secret(oldest, at=now)
                     text = issuing.add_secret(key, old_expire_at=now + dt.timedelta(hours=form.cleaned_data["hours"]))
             except InvalidKey as error:
                 form.add_error(None, error.message)
             else:
-                self.log_change(request, key, "Rotated: a new secret was made.")
                 return self._reveal(request, key, text, f"The key “{key.name}” has a new secret")
         return self._form_page(
             request,
@@ -277,8 +277,8 @@ class ApiKeyAdmin(ModelAdmin[ApiKey]):
         key = self._key_to_change(request, object_id)
         form = RevokeForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
-            issuing.revoke(key, reason=form.cleaned_data["reason"])
-            self.log_change(request, key, f"Revoked: {key.revoked_reason}")
+            with changes.recorded(key, by=who(request), note="Revoked"):
+                issuing.revoke(key, reason=form.cleaned_data["reason"])
             messages.success(
                 request, f"“{key.name}” is revoked. Every process refuses it and stops its turns within 5 seconds."
             )
@@ -340,6 +340,7 @@ class ApiKeyAdmin(ModelAdmin[ApiKey]):
             "form": form,
             "about": about,
             "submit": submit,
+            "cancel_url": reverse("admin:profiles_apikey_change", args=[key.pk]),
             **more,
         }
         return TemplateResponse(request, "profiles/admin/confirm.html", context)

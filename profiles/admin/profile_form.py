@@ -71,6 +71,10 @@ class ProfileForm(SecretsForm):
             "llm_timeout_seconds": "Longest LLM call, seconds",
             "llm_idle_timeout_seconds": "Longest silence, seconds",
             "answer_holdback_chars": "Holdback, characters",
+            "conversation_idle_hours": "Conversations stay on their agent-server, hours",
+            "workspace_keep_days": "Working directories are kept, days",
+            "keep_content_days": "Texts are kept, days",
+            "keep_usage_days": "Turns are kept, days",
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -113,6 +117,7 @@ class ProfileForm(SecretsForm):
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean()
         self._check_workspace(cleaned)
+        self._check_retention(cleaned)
         self._check_model(cleaned)
         self._check_utility_model(cleaned)
         if "llm_model" in cleaned and "llm_base_url" in cleaned:
@@ -130,6 +135,11 @@ class ProfileForm(SecretsForm):
             return
         if not cleaned["workspace_path"]:
             self.add_error("workspace_path", "A fixed workspace needs a path.")
+
+    def _check_retention(self, cleaned: dict[str, Any]) -> None:
+        texts, turns = cleaned.get("keep_content_days"), cleaned.get("keep_usage_days")
+        if texts and turns and texts > turns:
+            self.add_error("keep_content_days", f"Texts go with their turns, which are kept for {turns} days only.")
 
     def _check_model(self, cleaned: dict[str, Any]) -> None:
         model, base_url = cleaned.get("llm_model"), cleaned.get("llm_base_url")

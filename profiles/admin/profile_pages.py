@@ -19,11 +19,11 @@ from django.utils import timezone
 from profiles import access
 from profiles.admin.profile_form import ProfileForm
 from profiles.admin.profile_trial import trial_page
+from profiles.admin.recorded import RecordedAdmin
 from profiles.admin.secret_fields import secret_formfield
 from profiles.admin_theme import (
     Choice,
     ChoiceFilter,
-    ModelAdmin,
     RelatedFilter,
     column,
     detail_action,
@@ -70,7 +70,7 @@ class LastTurnFilter(ChoiceFilter):
 
 
 @admin.register(Profile)
-class ProfileAdmin(ModelAdmin[Profile]):
+class ProfileAdmin(RecordedAdmin[Profile]):
     """Where an administrator says what callers get."""
 
     empty_title = "No profile yet"
@@ -83,7 +83,7 @@ class ProfileAdmin(ModelAdmin[Profile]):
     list_select_related = ("owner",)
     autocomplete_fields = ("owner",)
     readonly_fields = ("known_of_model", "known_of_utility_model")
-    actions_detail = ("try_out", "turns_of")
+    actions_detail = ("try_out", "turns_of", "retention")
     change_form_before_template = "profiles/admin/profile_notices.html"
     fieldsets = (
         (None, {"fields": ("slug", "description", "is_enabled", "owner")}),
@@ -122,7 +122,14 @@ class ProfileAdmin(ModelAdmin[Profile]):
         ),
         (
             "How long it is kept",
-            {"fields": (("conversation_idle_hours", "workspace_keep_days"),)},
+            {
+                "description": "The record has two clocks: one for texts and steps, one for the turns with their "
+                "figures. “Retention” above says how many are due.",
+                "fields": (
+                    ("conversation_idle_hours", "workspace_keep_days"),
+                    ("keep_content_days", "keep_usage_days"),
+                ),
+            },
         ),
         (
             "Sampling, reasoning and time-outs of the LLM",
@@ -172,6 +179,9 @@ class ProfileAdmin(ModelAdmin[Profile]):
         if isinstance(db_field, EncryptedTextField):
             return secret_formfield(db_field)
         return super().formfield_for_dbfield(db_field, request, **kwargs)
+
+    def has_try_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return request.user.has_perm("profiles.try_profile")
 
     # --- columns ----------------------------------------------------------------------------------------------------
 
@@ -234,13 +244,17 @@ class ProfileAdmin(ModelAdmin[Profile]):
 
     # --- buttons ----------------------------------------------------------------------------------------------------
 
-    @detail_action("Test", path="test", icon="play_arrow")
+    @detail_action("Test", path="test", icon="play_arrow", permissions=("try",))
     def try_out(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
         return trial_page(self, request, object_id)
 
     @detail_action("Its turns", path="turns", icon="forum", permissions=("view",))
     def turns_of(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
         return HttpResponseRedirect(f"{reverse('admin:chatgateway_turn_changelist')}?profile__id__exact={object_id}")
+
+    @detail_action("Retention", path="retention", icon="auto_delete", permissions=("view",))
+    def retention(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
+        return HttpResponseRedirect(reverse("admin:chatgateway_erasure_retention"))
 
 
 def forget_everything() -> None:

@@ -35,7 +35,7 @@ def trial_page(model_admin: Any, request: HttpRequest, object_id: str) -> HttpRe
     profile: Profile | None = model_admin.get_object(request, unquote(object_id))
     if profile is None:
         raise Http404
-    if not model_admin.has_change_permission(request, profile):
+    if not request.user.has_perm("profiles.try_profile"):
         raise PermissionDenied
     if request.method != "POST":
         return _page(model_admin, request, profile)

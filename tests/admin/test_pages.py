@@ -11,9 +11,21 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from chatgateway import sql
-from chatgateway.models import AgentServer, Alert, Attempt, Conversation, Event, Message, TaskRun, Turn
-from profiles.models import ApiKey, ApiKeySecret, FailedAuthentication, Profile, Tenant
+from chatgateway import erasures, sql
+from chatgateway.models import (
+    AgentServer,
+    Alert,
+    Attempt,
+    Conversation,
+    Erasure,
+    Event,
+    Message,
+    TaskRun,
+    TranscriptReading,
+    Turn,
+)
+from profiles import changes
+from profiles.models import ApiKey, ApiKeySecret, ChangeRecord, FailedAuthentication, Profile, Tenant
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -29,6 +41,9 @@ LISTS = {
     "chatgateway_turn": Turn,
     "chatgateway_taskrun": TaskRun,
     "chatgateway_alert": Alert,
+    "chatgateway_transcriptreading": TranscriptReading,
+    "chatgateway_erasure": Erasure,
+    "profiles_changerecord": ChangeRecord,
 }
 
 
@@ -69,6 +84,9 @@ def history(count: int) -> None:
             name=f"alert {conversation.pk}", tenant=key.row.tenant, api_key=key.row, period="day", percent=80,
             began_on=timezone.now().date(), spent_usd=1, ceiling_usd=1, message=HOSTILE,
         )  # fmt: skip
+        changes.added(profile, by=changes.program(HOSTILE), note=HOSTILE)
+        TranscriptReading.objects.create(username=HOSTILE, what="turn", turn=turn, tenant_name=HOSTILE)
+        erasures.ask(tenant=key.row.tenant, end_user=HOSTILE, by=HOSTILE)
         raw = {"kind": "ObservationEvent", "observation": {"content": [{"type": "text", "text": HOSTILE}]}}
         Event.objects.create(
             turn=turn, conversation=conversation, seq=0, kind="ObservationEvent", tool="terminal", summary=HOSTILE,

@@ -18,7 +18,16 @@ from tests.laws.pages import ROOT
 _VARIABLE = re.compile(r"(?:GATEWAY|LLM|OH)_[A-Z0-9_]*[A-Z0-9]")
 # Shell variables of printed examples.
 EXAMPLES = {"GATEWAY_KEY"}
-OUR_COMMANDS = ("up", "serve", "llm", "bootstrap", "mint_key", "reset_admin_password", "rotate_secrets")
+OUR_COMMANDS = (
+    "up",
+    "serve",
+    "llm",
+    "bootstrap",
+    "mint_key",
+    "reset_admin_password",
+    "rotate_secrets",
+    "delete_end_user",
+)
 
 
 @cache

@@ -5,11 +5,14 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
 from django.utils import timezone
 
-from profiles import issuing
+from profiles import changes, issuing
 from profiles.exceptions import InvalidKey
-from profiles.models import Profile, Tenant
+from profiles.models import ApiKey, Profile, Tenant
+
+_BY = changes.program("mint_key")
 
 
 class Command(BaseCommand):
@@ -32,6 +35,14 @@ class Command(BaseCommand):
         if days is not None and not 0 < days <= 36_500:
             raise CommandError("--expires-days: more than 0, at most 36500.")
         try:
+            api_key, text = self._made(options, days)
+        except InvalidKey as error:
+            raise CommandError(error.message) from error
+        self.stderr.write(f"Key '{api_key.name}' of {api_key.tenant.name}. Keep it now: it cannot be shown again.")
+        self.stdout.write(text)
+
+    def _made(self, options: dict[str, Any], days: float | None) -> tuple[ApiKey, str]:
+        with transaction.atomic():
             api_key, text = issuing.create_key(
                 tenant=_tenant(options["tenant"], is_new=options["new_tenant"]),
                 name=options["name"],
@@ -43,10 +54,8 @@ class Command(BaseCommand):
                 used_by_one_person=options["one_person"],
                 expires_at=None if days is None else timezone.now() + dt.timedelta(days=days),
             )
-        except InvalidKey as error:
-            raise CommandError(error.message) from error
-        self.stderr.write(f"Key '{api_key.name}' of {api_key.tenant.name}. Keep it now: it cannot be shown again.")
-        self.stdout.write(text)
+            changes.added(api_key, by=_BY)
+        return api_key, text
 
 
 def _tenant(name: str, *, is_new: bool) -> Tenant:
@@ -54,7 +63,9 @@ def _tenant(name: str, *, is_new: bool) -> Tenant:
     if found is not None:
         return found
     if is_new:
-        return Tenant.objects.create(name=name)
+        made = Tenant.objects.create(name=name)
+        changes.added(made, by=_BY)
+        return made
     known = ", ".join(Tenant.objects.values_list("name", flat=True)[:20]) or "none yet"
     raise CommandError(f"There is no tenant '{name}' (there are: {known}). --new-tenant makes it.")
 
