@@ -111,7 +111,7 @@ class Showing:
         item.sent += text
         # Something else was shown as answer before: set the two apart as paragraphs.
         gap = "\n\n" if self.shown and not self.shown.endswith("\n\n") else ""
-        return self._answer(gap + text)
+        return self._begin_message(gap, text)
 
     def _drop(self, event: ItemDropped) -> list[ShownEvent]:
         item = self._items.get(event.item_id)
@@ -138,7 +138,7 @@ class Showing:
             return out  # it overflowed the holdback: it has been read as part of the answer
         if self._rules.thoughts == "content":
             gap = "\n\n" if self.shown else ""
-            out += self._answer(gap + event.text)
+            out += self._begin_message(gap, event.text)
         elif self._rules.thoughts == "reasoning":
             out += self._reason(event.text.rstrip() + "\n")
         return out
@@ -165,6 +165,10 @@ class Showing:
     def _reason(self, text: str) -> list[ShownEvent]:
         self.reasoning += text
         return [ReasoningShown(text=text)]
+
+    def _begin_message(self, gap: str, text: str) -> list[ShownEvent]:
+        self.shown += gap + text
+        return [AnswerShown(text=gap + text, begins_at=len(gap))]
 
     def _answer(self, text: str) -> list[ShownEvent]:
         self.shown += text

@@ -21,7 +21,7 @@ from django.utils import timezone
 from chatgateway import agents, message_store, sql
 from chatgateway.agentserver.schemas import DurableEvent
 from chatgateway.errors import GatewayError
-from chatgateway.models import AgentServer, Attempt, Conversation, Event, Turn
+from chatgateway.models import RESPONSES, AgentServer, Attempt, Conversation, Event, Turn
 from chatgateway.openai_api import histories
 from chatgateway.turn_events import TokenCounts, TurnAnswered
 from profiles.access import Caller
@@ -31,6 +31,9 @@ from profiles.pricing import cost_usd
 LEASE_SECONDS = 20
 # By the database's clock: the clocks of two machines need not agree.
 LEASE_END = Now() + dt.timedelta(seconds=LEASE_SECONDS)
+
+
+_REPLY_PREFIXES = {RESPONSES: "resp_"}
 
 
 class TurnLost(Exception):
@@ -169,6 +172,13 @@ def advance(turn: Turn, **changes: Any) -> None:
     _update_mine(turn, changes)
     for name, value in changes.items():
         setattr(turn, name, value)
+
+
+def hold(turn: Turn) -> None:
+    """Raise TurnLost unless the turn is this driver's, and keep it so until the transaction ends."""
+    rows = Turn.objects.open().select_for_update().filter(pk=turn.pk, lease_generation=turn.lease_generation)
+    if not rows.values_list("pk", flat=True).first():
+        raise TurnLost(str(turn.pk))
 
 
 def append_events(turn: Turn, events: Iterable[DurableEvent]) -> None:
@@ -364,12 +374,16 @@ def detach(request_id: str, *, delivered: bool) -> None:
     sql.update(Attempt, where={"request_id": request_id, "detached_at": None}, changes=changes)
 
 
+def forget_response(turn: Turn) -> None:
+    """Give a response out no more; the record keeps it."""
+    Turn.objects.filter(pk=turn.pk).update(is_stored=False)
+
+
 def rebuild_request(turn: Turn) -> dict[str, Any]:
     """Return the JSON body of the request as it was sent. Equal as JSON; white space and key order may differ."""
-    body: dict[str, Any] = dict(turn.parameters)
-    if turn.last_message_id is not None:
-        body["messages"] = message_store.chain(turn.last_message_id)
-    return body
+    if turn.last_message_id is None:
+        return dict(turn.parameters)
+    return message_store.with_messages(turn.parameters, message_store.chain(turn.last_message_id))
 
 
 def _new_turn(arrival: Arrival, asked: Asked, *, is_refused: bool = False) -> Turn:
@@ -380,7 +394,7 @@ def _new_turn(arrival: Arrival, asked: Asked, *, is_refused: bool = False) -> Tu
     turn_id = uuid4()
     return Turn(
         id=turn_id,
-        reply_id=f"chatcmpl-{turn_id.hex}",
+        reply_id=f"{_REPLY_PREFIXES.get(arrival.endpoint, 'chatcmpl-')}{turn_id.hex}",
         request_id=arrival.request_id,
         endpoint=arrival.endpoint,
         tenant_id=caller.tenant_id,

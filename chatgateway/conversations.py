@@ -7,25 +7,35 @@ Synchronous; runs inside the transaction that opens or closes a turn, or ends th
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
 from django.utils import timezone
 
-from chatgateway import agents, chats, message_store, places, sql
+from chatgateway import agents, chats, message_store, places, sql, stored_items
 from chatgateway.chats import NamedChat
-from chatgateway.errors import NotFound
+from chatgateway.errors import ConversationBusy, InvalidRequest, NotFound
 from chatgateway.models import AgentServer, Conversation, Leftover, Turn
 from chatgateway.openai_api import histories
+from chatgateway.openai_api.chat_request import ChatRequest
 from chatgateway.openai_api.histories import SentHistory
 from chatgateway.openai_api.transcript import (
+    EarlierMessage,
     Transcript,
     UserPart,
     divided,
 )
 from chatgateway.places import Place
-from chatgateway.telling import message_after, told, with_history_of
+from chatgateway.telling import (
+    first_items,
+    history_until,
+    message_after,
+    parts_after,
+    said_before,
+    told,
+    with_history_of,
+)
 from profiles.access import Caller
 from profiles.models import ApiKey, Profile
 
@@ -39,12 +49,15 @@ DEFAULT_KEEP_DAYS = 7
 class Named:
     """What a request says of where it belongs: a conversation by its id, or a chat by the client's own; and for whom.
 
-    The texts are empty where the request says nothing.
+    The texts are empty where the request says nothing. `previous_response_id` is the response to go on after, as it was
+    sent. `instructions` is a system text for this turn alone; None in chats, whose system text is the conversation's.
     """
 
     conversation_id: UUID | None = None
     chat_id: str = ""
     end_user: str = ""
+    previous_response_id: str = ""
+    instructions: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +67,8 @@ class Found:
     `how` is the value of the response header. `parts` is the user message for the agent: the new turn alone when the
     conversation goes on, with the earlier turns told in it when it is new. `whole` is the message for an agent that has
     to be made anew; None leaves it to the record (`told_again`). `parent` is the turn it goes on after, and
-    `request_digest` what a client's history is recognised by afterwards.
+    `request_digest` what a client's history is recognised by afterwards. `instructions` is the system text of this turn
+    alone.
     """
 
     conversation: Conversation
@@ -63,6 +77,7 @@ class Found:
     whole: tuple[UserPart, ...] | None = None
     parent: Turn | None = None
     request_digest: str = ""
+    instructions: str = ""
 
     @property
     def is_new(self) -> bool:
@@ -80,8 +95,11 @@ def find_for(
     unknown and when it is not this caller's; StillOpen (`places`) if `may_wait` and a moment's patience may find it.
     """
     search = _Search(caller=caller, profile=profile, named=named, transcript=transcript, may_wait=may_wait)
+    if named.previous_response_id:
+        return search.after_response(named.previous_response_id)
     if named.conversation_id is not None:
-        return search.within(_continued(caller, named.conversation_id), how="header")
+        named_one = _continued(caller, named.conversation_id)
+        return search.within(named_one, how="header") if named.instructions is None else search.at_end_of(named_one)
     if not named.chat_id:
         return search.by_history()
     known = chats.conversation_of(search.chat)
@@ -115,7 +133,7 @@ class _Search:
 
     def by_history(self) -> Found:
         """The conversation that the sent history is of, else a new one that is told it."""
-        sent = self._sent(self._transcript.system_suffix)
+        sent = self._sent(_joined(self._named.instructions, self._transcript.system_suffix))
         place = self._place(sent) if self._is_known_by_history() else None
         if place is None or self._must_start_anew(_conversation_of(place)):
             return self._new(sent)
@@ -136,6 +154,113 @@ class _Search:
         if how == "header":
             return self._at_the_end(known, sent, how="header; history=ignored")
         return self._new(sent, root_id=_root_of(known))
+
+    def after_response(self, response_id: str) -> Found:
+        """After a turn that the request names. What it sends is new, all of it."""
+        turn = stored_items.turn_named(response_id, tenant_id=self._caller.tenant_id, api_key_id=self._own_key)
+        known = None if turn is None else turn.conversation
+        if turn is None or known is None or known.state == Conversation.State.DELETED:
+            raise InvalidRequest(
+                "There is no such response to go on after. Responses sent with 'store': false are not kept.",
+                param="previous_response_id",
+                code="previous_response_not_found",
+            )
+        if turn.outcome == Turn.Outcome.OPEN:
+            raise ConversationBusy("The agent is still at work on that response. Go on with it when it has ended.")
+        instructions = self._instructions_in(known)
+        how = "header"
+        if self._must_start_anew(known):
+            return self._told_until(turn, known, instructions)
+        if not places.is_latest(turn):
+            server = _server_for_fork(turn) if known.instructions == instructions else None
+            if server is None:
+                return self._told_until(turn, known, instructions)
+            known, how = self._branch(turn, known, server), "fork"
+        return Found(
+            conversation=known,
+            how=how,
+            parts=parts_after(turn, self._transcript),
+            whole=told(self._with_earlier(history_until(turn))),
+            parent=turn,
+            request_digest=self._digest_after(turn),
+            instructions=instructions,
+        )
+
+    def at_end_of(self, known: Conversation) -> Found:
+        """At the end of a conversation that a response names. What it sends is new, unless it is its history."""
+        if known.profile_id is None and known.state == Conversation.State.NEW and not known.profile_slug:
+            return self._begin(known)
+        instructions = self._instructions_in(known)
+        if self._must_start_anew(known):
+            full = with_history_of(known, self._transcript)
+            earlier = (*full.earlier, *self._transcript.earlier)
+            parts = told(replace(self._transcript, earlier=earlier))
+            conversation = self._create(known.system_suffix, root_id=_root_of(known), told_from=known)
+            return Found(conversation=conversation, how="replay", parts=parts, whole=parts, instructions=instructions)
+        sent = self._sent(_joined(self._named.instructions, known.system_suffix))
+        place = self._place(sent, root_id=_root_of(known)) if self._transcript.earlier else None
+        if place is not None and not self._must_start_anew(_conversation_of(place)):
+            return self._at(place, sent, how="header")
+        parent = places.latest_turn(known.pk)
+        return Found(
+            conversation=known,
+            how="header",
+            parts=told(self._transcript),
+            parent=parent,
+            request_digest="" if parent is None else self._digest_after(parent),
+            instructions=instructions,
+        )
+
+    def _begin(self, known: Conversation) -> Found:
+        """The first turn of a conversation that was made before anybody knew what for."""
+        suffix, earlier = first_items(known)
+        update(
+            known,
+            profile=self._profile,
+            profile_slug=self._profile.slug,
+            agent_digest=agents.agent_digest(self._profile),
+            end_user=message_store.storable_text(self._named.end_user)[:256],
+            system_suffix=message_store.storable_text(_joined(suffix, self._transcript.system_suffix)),
+            expires_at=_idle_until(self._profile),
+        )
+        parts = told(self._with_earlier(earlier))
+        return Found(
+            conversation=known,
+            how="header",
+            parts=parts,
+            whole=parts,
+            request_digest=self._sent(_joined(self._named.instructions, known.system_suffix)).request_digest,
+            instructions=self._named.instructions or "",
+        )
+
+    def _told_until(self, turn: Turn, known: Conversation, instructions: str) -> Found:
+        """A new conversation that is told what was said up to the turn."""
+        parts = told(self._with_earlier(history_until(turn)))
+        conversation = self._create(known.system_suffix, root_id=_root_of(known))
+        digest = self._digest_after(turn)
+        return Found(
+            conversation=conversation,
+            how="replay",
+            parts=parts,
+            whole=parts,
+            request_digest=digest,
+            instructions=instructions,
+        )
+
+    def _instructions_in(self, known: Conversation) -> str:
+        """A live conversation keeps the system text it began with; any other that comes with a response is that
+        response's alone. In chats there is no such text."""
+        if self._named.instructions is None:
+            return ""
+        suffix = self._transcript.system_suffix
+        is_known = suffix.strip() == known.system_suffix.strip()
+        return _joined("" if is_known else suffix, self._named.instructions)
+
+    def _with_earlier(self, earlier: tuple[EarlierMessage, ...]) -> Transcript:
+        return replace(self._transcript, earlier=(*earlier, *self._transcript.earlier))
+
+    def _digest_after(self, turn: Turn) -> str:
+        return histories.followed_by(turn.end_digest, (*self._transcript.earlier, *self._transcript.new))
 
     # --- where the history ends -------------------------------------------------------------------------------------
 
@@ -166,6 +291,8 @@ class _Search:
             return True
         if known.agent_digest and known.agent_digest != agents.agent_digest(self._profile):
             return True
+        if self._named.instructions is not None:
+            return False  # an agent with another system text is made anew in place
         suffix = self._transcript.system_suffix.strip()
         return bool(suffix) and suffix != known.system_suffix.strip()
 
@@ -173,10 +300,10 @@ class _Search:
 
     def _at(self, place: Place, sent: SentHistory, *, how: str) -> Found:
         """Go on after the place: with its conversation if that has not gone on since, else with a fork of it."""
-        conversation = _conversation_of(place)
+        conversation, instructions = _conversation_of(place), self._named.instructions or ""
         if not place.is_latest:
             server = _server_for_fork(place.turn)
-            if server is None:
+            if server is None or conversation.instructions != instructions:
                 return self._new(sent, root_id=_root_of(conversation))
             conversation, how = self._branch(place.turn, conversation, server), "fork"
         transcript = divided(self._transcript, at=place.upto)
@@ -187,6 +314,7 @@ class _Search:
             whole=told(transcript),
             parent=place.turn,
             request_digest=sent.request_digest,
+            instructions=instructions,
         )
 
     def _at_the_end(self, known: Conversation, sent: SentHistory, *, how: str) -> Found:
@@ -196,14 +324,26 @@ class _Search:
             # The client leaves out what was said, and may send it another time.
             digest = histories.followed_by(parent.end_digest, self._transcript.new)
         return Found(
-            conversation=known, how=how, parts=self._transcript.user_parts, parent=parent, request_digest=digest
+            conversation=known,
+            how=how,
+            parts=self._transcript.user_parts,
+            parent=parent,
+            request_digest=digest,
+            instructions=self._instructions_in(known),
         )
 
     def _new(self, sent: SentHistory, *, root_id: UUID | None = None) -> Found:
         conversation = self._create(self._transcript.system_suffix, root_id=root_id)
         parts = told(self._transcript)
         how = "replay" if self._transcript.earlier else "new"
-        return Found(conversation=conversation, how=how, parts=parts, whole=parts, request_digest=sent.request_digest)
+        return Found(
+            conversation=conversation,
+            how=how,
+            parts=parts,
+            whole=parts,
+            request_digest=sent.request_digest,
+            instructions=self._named.instructions or "",
+        )
 
     def _anew(self, known: Conversation, sent: SentHistory) -> Found:
         """A new conversation in place of one whose agent cannot become what the request asks for."""
@@ -213,7 +353,14 @@ class _Search:
         conversation = self._create(suffix, root_id=_root_of(known), told_from=None if is_told else known)
         parts = told(full)
         digest = sent.request_digest if is_told else ""
-        return Found(conversation=conversation, how="replay", parts=parts, whole=parts, request_digest=digest)
+        return Found(
+            conversation=conversation,
+            how="replay",
+            parts=parts,
+            whole=parts,
+            request_digest=digest,
+            instructions=self._named.instructions or "",
+        )
 
     def _create(
         self, system_suffix: str, *, root_id: UUID | None = None, told_from: Conversation | None = None
@@ -230,6 +377,7 @@ class _Search:
         conversation.agent_server = server
         conversation.working_dir = source.working_dir
         conversation.good_leaf_event_id = at.leaf_event_id
+        conversation.instructions = source.instructions
         sql.insert([conversation])
         return conversation
 
@@ -246,6 +394,10 @@ class _Search:
             root_id=root_id,
             expires_at=_idle_until(self._profile),
         )
+
+
+def _joined(*texts: str | None) -> str:
+    return "\n\n".join(text for text in texts if text)
 
 
 def _conversation_of(place: Place) -> Conversation:
@@ -305,9 +457,12 @@ def not_found() -> NotFound:
     )
 
 
-def found_before(turn: Turn, conversation: Conversation, transcript: Transcript) -> Found:
+def found_before(turn: Turn, conversation: Conversation, chat: ChatRequest) -> Found:
     """Return what `find_for` returned for a turn that was opened and never begun, by what was written down of it."""
+    transcript = chat.transcript
     how, parts, whole = turn.match, transcript.user_parts, None
+    if turn.is_response:
+        return _response_before(turn, conversation, chat)
     if how in ("new", "replay"):
         told_from = conversation.told_from
         is_told_from = told_from is not None and not transcript.earlier
@@ -325,6 +480,26 @@ def found_before(turn: Turn, conversation: Conversation, transcript: Transcript)
             at_place = divided(transcript, at=place.upto)
             parts, whole = message_after(place.turn, sent, at_place), told(at_place)
     return Found(conversation=conversation, how=how, parts=parts, whole=whole, parent=turn.parent)
+
+
+def _response_before(turn: Turn, conversation: Conversation, chat: ChatRequest) -> Found:
+    before, transcript = said_before(turn, conversation), chat.transcript
+    whole = told(replace(transcript, earlier=(*before, *transcript.earlier)))
+    # Whoever goes on by what was sent has it in its own request, and its agent knows it.
+    goes_on = turn.match in ("header", "fork") and turn.parent is not None and not transcript.earlier
+    parts = parts_after(turn.parent, transcript) if goes_on and turn.parent is not None else whole
+    if turn.match == "history":
+        parts = transcript.user_parts
+    is_lasting = transcript.system_suffix.strip() == conversation.system_suffix.strip()
+    instructions = _joined("" if is_lasting else transcript.system_suffix, chat.instructions)
+    return Found(
+        conversation=conversation,
+        how=turn.match,
+        parts=parts,
+        whole=whole,
+        parent=turn.parent,
+        instructions=instructions,
+    )
 
 
 def reserve(*, api_key: ApiKey, profile: Profile, server: AgentServer) -> Conversation:

@@ -31,10 +31,19 @@ from chatgateway.agentserver.schemas import DurableEvent
 from chatgateway.answer import Showing, ShowingRules
 from chatgateway.endings import Run
 from chatgateway.errors import DatabaseUnavailable, GatewayError, InternalError, TooManyRequests
+from chatgateway.frame_log import FrameLog
 from chatgateway.live import LiveTurn
 from chatgateway.models import AgentServer, Conversation, Turn
 from chatgateway.preparation import Assignment, Preparation
-from chatgateway.turn_events import AnswerShown, MessageAccepted, RunEvent, ShownEvent, TurnFailed
+from chatgateway.turn_events import (
+    AnswerShown,
+    MessageAccepted,
+    RunEvent,
+    ShownEvent,
+    StepStarted,
+    TurnAnswered,
+    TurnFailed,
+)
 from chatgateway.writer import writer
 
 logger = logging.getLogger(__name__)
@@ -65,11 +74,14 @@ class Driver:
         sessions: SessionFactory,
         wait_for_slot: Callable[[Turn, float], Awaitable[bool]],
         follow: Callable[[LiveTurn, str], None],
+        frame_log: FrameLog | None = None,
     ) -> None:
         self.turn = assignment.turn
         self.conversation = assignment.conversation
         self.profile = assignment.profile
         self.live = live
+        self._frame_log = frame_log  # of a response: what it shows is written down
+        self._max_steps = assignment.max_tool_calls
         self._preparation = Preparation(assignment)
         self._attached = assignment.attached
         self._sessions = sessions
@@ -104,6 +116,8 @@ class Driver:
             await self._close_bare(error)
         finally:
             self._flush()
+            if self._frame_log is not None:
+                self._frame_log.stop()
 
     async def _drive_within_deadline(self) -> audit.Ending:
         assert self.turn.deadline_at is not None
@@ -285,12 +299,16 @@ class Driver:
     def _take(self, event: RunEvent) -> list[ShownEvent]:
         if isinstance(event, MessageAccepted):
             self._note_accepted(event.seq)
+        if isinstance(event, StepStarted) and self._max_steps is not None:
+            self._max_steps -= 1
+            if self._max_steps < 0:
+                self.live.request_cancel(endings.TOO_MANY_STEPS)
         return self.run.take(event)
 
     def _publish(self, shown: list[ShownEvent]) -> None:
         if self.run.first_text_at is None and any(isinstance(event, AnswerShown) for event in shown):
             self.run.first_text_at = timezone.now()
-        self.live.publish(shown)
+        (self._frame_log or self.live).publish(shown)
 
     def _note_accepted(self, seq: int) -> None:
         self.live.accepted.set()
@@ -326,10 +344,15 @@ class Driver:
         good_leaf = settled.get("good_leaf_event_id", conversation.good_leaf_event_id)
         leaf = self.run.leaf_after(ending, good_leaf=good_leaf)
         turn.cancel_reason = self.live.cancel_reason
+        frame_log = self._frame_log
+        if frame_log is not None:
+            await frame_log.settle()
 
         def close() -> None:
             audit.close_turn(turn, ending, leaf_event_id=leaf)
             conversations.settle(conversation, turn=turn, profile=profile, **settled)
+            if frame_log is not None:
+                frame_log.write_rest()
 
         for pause in (*CLOSE_ATTEMPTS, None):
             try:
@@ -340,8 +363,10 @@ class Driver:
                     raise
                 await asyncio.sleep(pause)
         self._flush()
+        if frame_log is not None:
+            frame_log.publish_rest()
         assert ending.answered is not None or ending.error is not None
-        self.live.publish([ending.answered or _failed(cast("GatewayError", ending.error))])
+        self._publish_end(ending.answered or _failed(cast("GatewayError", ending.error)))
 
     async def _close_bare(self, error: Exception) -> None:
         """Close a row whose proper end cannot be written: what can be wrong is left out."""
@@ -353,7 +378,12 @@ class Driver:
             await writer.run(lambda: audit.close_turn(turn, ending))
         except (DatabaseError, audit.TurnLost):
             logger.exception("turn %s stays open; it will be taken over", turn.pk)
-        self.live.publish([_failed(failure)])
+        self._publish_end(_failed(failure))
+
+    def _publish_end(self, end: TurnAnswered | TurnFailed) -> None:
+        closed_at = self.turn.closed_at
+        self.live.closed_at = None if closed_at is None else int(closed_at.timestamp())
+        self.live.publish([end])
 
 
 def _failed(error: GatewayError) -> TurnFailed:

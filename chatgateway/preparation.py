@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from chatgateway import agents, audit, conversations, telling
 from chatgateway.agent_session import AgentSession, message_parts
@@ -29,6 +29,7 @@ class Assignment:
 
     `parts` is the message for an agent that goes on; `whole` for one that has to be made anew, None if the record is to
     say it. `attached` says that the run was started by another process: it is followed, and nothing is sent.
+    `instructions` is a system text for this turn alone. `frames` is what another process has shown of a response.
     """
 
     turn: Turn
@@ -38,6 +39,9 @@ class Assignment:
     parts: tuple[UserPart, ...]
     whole: tuple[UserPart, ...] | None = None
     attached: bool = False
+    instructions: str = ""
+    max_tool_calls: int | None = None
+    frames: list[list[list[str]]] = field(default_factory=list)
 
 
 class Preparation:
@@ -55,6 +59,7 @@ class Preparation:
         self._overrides = assignment.overrides
         self._parts = self._message = assignment.parts
         self._whole = assignment.whole
+        self._instructions = assignment.instructions
         self._opened = time.monotonic()
 
     async def prepare(self, session: AgentSession) -> None:
@@ -63,8 +68,9 @@ class Preparation:
             if not (self.conversation.is_to_be_forked and await self._fork(session)):
                 await self._start(session)
             return
-        if self.conversation.agent_server_id != self.turn.agent_server_id:
-            await self.rebuild(session)  # its own agent-server is gone
+        is_elsewhere = self.conversation.agent_server_id != self.turn.agent_server_id  # its own agent-server is gone
+        if is_elsewhere or self.conversation.instructions != self._instructions:
+            await self.rebuild(session)
             return
         spec = self._spec()
         digest = agents.llm_digest(spec.llm)
@@ -136,6 +142,7 @@ class Preparation:
             server_url=server.url,
             working_dir=spec.working_dir,
             llm_digest=agents.llm_digest(spec.llm),
+            instructions=self._instructions,
         )
         await asyncio.gather(begun, session.connect(after_seq=-1))
 
@@ -173,7 +180,11 @@ class Preparation:
         server = self.turn.agent_server
         assert server is not None
         return agents.agent_for(
-            profile=self.profile, conversation=self.conversation, server=server, overrides=self._overrides
+            profile=self.profile,
+            conversation=self.conversation,
+            server=server,
+            overrides=self._overrides,
+            instructions=self._instructions,
         )
 
     async def _note(self, **changes: object) -> None:

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from django.db.models.functions import Now
 from django.db.utils import IntegrityError
 from django.utils import timezone
 
-from chatgateway import audit, conversations, endings, repeats, servers
+from chatgateway import audit, conversations, endings, frame_log, repeats, servers, stored_items
 from chatgateway.agentserver.exceptions import AgentServerError, ConversationMissing
 from chatgateway.answer import Showing, ShowingRules
 from chatgateway.audit import Arrival, Asked
@@ -24,7 +25,7 @@ from chatgateway.drivers import Drivers, current
 from chatgateway.errors import AgentRunFailed, AgentServerUnavailable, GatewayError
 from chatgateway.live import LiveTurn
 from chatgateway.models import Conversation, Turn
-from chatgateway.openai_api import chat_request
+from chatgateway.openai_api import chat_request, responses_request
 from chatgateway.openai_api.chat_request import ChatRequest, LlmOverrides
 from chatgateway.places import StillOpen
 from chatgateway.preparation import Assignment
@@ -105,16 +106,19 @@ async def join_or_open(
                 overrides=chat.overrides,
                 parts=found.parts,
                 whole=found.whole,
+                instructions=found.instructions,
+                max_tool_calls=chat.max_tool_calls,
             )
         )
     live.subscribers += 1
     drivers.attach(arrival.request_id)
+    stops_when_left = (arrival.caller.on_disconnect or profile.on_disconnect) == OnDisconnect.CANCEL
     return Subscription(
         live=live,
         arrival=arrival,
         match=turn.match,
         is_replay=found is None and turn.outcome != Turn.Outcome.OPEN,
-        cancels=(arrival.caller.on_disconnect or profile.on_disconnect) == OnDisconnect.CANCEL,
+        cancels=stops_when_left and not chat.is_background,
         grace_seconds=profile.disconnect_grace_seconds if arrival.may_be_repeated and not chat.stream else 0,
     )
 
@@ -315,7 +319,15 @@ async def _adopt(drivers: Drivers, turn: Turn) -> None:
     if turn.user_event_seq is not None:
         logger.info("turn %s is taken over", turn.pk)
         assignment = Assignment(
-            turn=turn, conversation=conversation, profile=profile, overrides=LlmOverrides(), parts=(), attached=True
+            turn=turn,
+            conversation=conversation,
+            profile=profile,
+            overrides=LlmOverrides(),
+            parts=(),
+            attached=True,
+            instructions=conversation.instructions,
+            max_tool_calls=turn.parameters.get("max_tool_calls") if turn.is_response else None,
+            frames=await writer.run(lambda: frame_log.frames_of(turn.pk)) if turn.is_response else [],
         )
     else:
         begun = await writer.run(lambda: _begin_again(turn, conversation, profile))
@@ -332,16 +344,10 @@ async def _adopt(drivers: Drivers, turn: Turn) -> None:
 def _begin_again(turn: Turn, conversation: Conversation, profile: Profile) -> Assignment | None:
     """Return what the driver of a turn needs whose agent never got the message; None if nobody waits for it."""
     policy = (turn.api_key.on_disconnect if turn.api_key else "") or profile.on_disconnect
-    if policy == OnDisconnect.CANCEL and not audit.is_waited_for(turn):
+    if policy == OnDisconnect.CANCEL and not turn.is_background and not audit.is_waited_for(turn):
         return None
-    chat = chat_request.parse(
-        audit.rebuild_request(turn),
-        client_tools="ignore",
-        accepts_images=True,
-        accepts_remote_images=True,
-        honours_overrides=profile.allows_overrides,
-    )
-    found = conversations.found_before(turn, conversation, chat.transcript)
+    chat = _request_again(turn, profile)
+    found = conversations.found_before(turn, conversation, chat)
     return Assignment(
         turn=turn,
         conversation=conversation,
@@ -349,7 +355,23 @@ def _begin_again(turn: Turn, conversation: Conversation, profile: Profile) -> As
         overrides=chat.overrides,
         parts=found.parts,
         whole=found.whole,
+        instructions=found.instructions,
+        max_tool_calls=chat.max_tool_calls,
     )
+
+
+def _request_again(turn: Turn, profile: Profile) -> ChatRequest:
+    """Read a recorded request as it was read when it came."""
+    body = audit.rebuild_request(turn)
+    rules: Any = {
+        "client_tools": "ignore",
+        "accepts_images": True,
+        "accepts_remote_images": True,
+        "honours_overrides": profile.allows_overrides,
+    }
+    if not turn.is_response:
+        return chat_request.parse(body, **rules)
+    return responses_request.parse(body, stored=stored_items.named_in(body, tenant_id=turn.tenant_id or 0), **rules)
 
 
 async def _find_message(drivers: Drivers, turn: Turn, conversation: Conversation) -> int | None:

@@ -2,7 +2,7 @@
 
 from django.urls import re_path
 
-from chatgateway import manage_views, views
+from chatgateway import manage_views, response_views, views
 
 urlpatterns = [
     re_path(r"^v1/models/?$", views.ModelsView.as_view()),
@@ -10,6 +10,12 @@ urlpatterns = [
     re_path(r"^v1/chat/completions/?$", views.ChatCompletionsView.as_view()),
     re_path(r"^v1/chat/completions/(?P<completion_id>[^/]+)/cancel/?$", views.CancelView.as_view()),
     re_path(r"^v1/chat/completions/(?P<completion_id>[^/]+)/?$", views.CompletionView.as_view()),
+    re_path(r"^v1/responses/?$", response_views.ResponsesView.as_view()),
+    re_path(r"^v1/responses/compact/?$", response_views.CompactView.as_view()),
+    re_path(r"^v1/responses/input_tokens/?$", response_views.InputTokensView.as_view()),
+    re_path(r"^v1/responses/(?P<response_id>[^/]+)/cancel/?$", response_views.ResponseCancelView.as_view()),
+    re_path(r"^v1/responses/(?P<response_id>[^/]+)/input_items/?$", response_views.InputItemsView.as_view()),
+    re_path(r"^v1/responses/(?P<response_id>[^/]+)/?$", response_views.ResponseView.as_view()),
     re_path(r"^api/profiles/?$", manage_views.ProfilesView.as_view()),
     re_path(r"^api/profiles/(?P<name>[^/]+)/?$", manage_views.ProfileView.as_view()),
     re_path(r"^api/conversations/(?P<conversation_id>[^/]+)/?$", manage_views.ConversationView.as_view()),

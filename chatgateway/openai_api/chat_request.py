@@ -57,6 +57,10 @@ class ChatRequest:
     ignored: tuple[str, ...]
     client_tools_sent: bool
     raw: dict[str, Any]
+    # Only requests to /v1/responses have these.
+    instructions: str | None = None  # a system text for this turn alone; "" if none were sent, None in chats
+    is_background: bool = False
+    max_tool_calls: int | None = None
 
 
 def parse_model(body: object) -> str:
@@ -108,7 +112,7 @@ def parse(
         stream=stream,
         include_usage=include_usage,
         overrides=_overrides(raw, ignored=ignored) if honours_overrides else LlmOverrides(),
-        end_user=_end_user(raw),
+        end_user=end_user_of(raw),
         metadata=dict(raw.get("metadata") or {}),
         store=raw.get("store") is not False,
         service_tier_sent=raw.get("service_tier") is not None,
@@ -167,7 +171,7 @@ def _overrides(raw: dict[str, Any], *, ignored: list[str]) -> LlmOverrides:
     )
 
 
-def _end_user(raw: dict[str, Any]) -> str | None:
+def end_user_of(raw: dict[str, Any]) -> str | None:
     """Pipelines of chat UIs put a whole object into `user`; it names the user by its JSON text, whatever the order
     of its keys, or by that text's digest where it is too long to be a name."""
     user = raw.get("safety_identifier") or raw.get("user") or None
