@@ -502,6 +502,38 @@ def _response_before(turn: Turn, conversation: Conversation, chat: ChatRequest) 
     )
 
 
+def make(*, caller: Caller, metadata: dict[str, str], items: list[dict[str, Any]]) -> Conversation:
+    """Write a conversation of no profile yet: the first response that names it decides. It may begin with items."""
+    conversation = Conversation(
+        tenant_id=caller.tenant_id,
+        api_key_id=caller.api_key_id,
+        tenant_name=caller.tenant_name,
+        metadata=message_store.storable(metadata),
+        first_items_id=_stored(caller, items),
+    )
+    sql.insert([conversation])
+    return conversation
+
+
+def add_first_items(conversation: Conversation, *, caller: Caller, items: list[dict[str, Any]]) -> None:
+    """Write more of the items that a conversation begins with. Raises InvalidRequest once it has begun."""
+    if conversation.turns.exists():
+        raise InvalidRequest(
+            "The conversation has begun, and its agent learns only what it is sent with a message. Send the items as "
+            "'input' of the next response.",
+            param="items",
+            code="unsupported_value",
+        )
+    known = [] if conversation.first_items_id is None else message_store.chain(conversation.first_items_id)
+    update(conversation, first_items_id=_stored(caller, [*known, *items]))
+
+
+def _stored(caller: Caller, items: list[dict[str, Any]]) -> UUID | None:
+    if not items:
+        return None
+    return message_store.store_chain(caller.tenant_id, [message_store.storable(item) for item in items])
+
+
 def reserve(*, api_key: ApiKey, profile: Profile, server: AgentServer) -> Conversation:
     """Write a conversation that will start on `server` and nowhere else: the admin's test of a server."""
     conversation = Conversation(

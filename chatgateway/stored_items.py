@@ -10,9 +10,9 @@ from typing import Any
 from uuid import UUID
 
 from chatgateway import frame_log, message_store
-from chatgateway.models import RESPONSES, Message, Turn
+from chatgateway.models import RESPONSES, Conversation, Message, Turn
 from chatgateway.openai_api.responses_input import Item, references_in
-from chatgateway.openai_api.responses_reply import ResponseHead, conversation_name, sent_item, uuid_in
+from chatgateway.openai_api.responses_reply import ResponseHead, conversation_name, message_item, sent_item, uuid_in
 from chatgateway.openai_api.responses_stream import folded
 from chatgateway.stored_reply import ending_of
 from chatgateway.turn_events import ShownEvent
@@ -20,6 +20,7 @@ from chatgateway.turn_events import ShownEvent
 # An item's id is a word, then the id of its message or response, then for an item of a reply its place in that.
 _ID_DIGITS = 32
 PREFIX = "resp_"
+_CAME_TO_NOTHING = (Turn.Outcome.REFUSED, Turn.Outcome.FAILED)
 # References in one input; each may cost two queries.
 MAX_REFERENCES = 100
 
@@ -68,6 +69,34 @@ def input_of(turn: Turn) -> list[Item]:
 def sent_items(last_message_id: UUID) -> list[Item]:
     """The items of a chain of messages, first to last, each with its id."""
     return [sent_item(message_id, body) for message_id, body in message_store.identified_chain(last_message_id)]
+
+
+def conversation_items(conversation: Conversation) -> list[Item]:
+    """What was said in a conversation, first to last: what it was made with, and its turns' new items and replies.
+
+    Without turns that came to nothing, and those that were not to be stored.
+    """
+    items = [] if conversation.first_items_id is None else sent_items(conversation.first_items_id)
+    turns = conversation.turns.filter(is_stored=True, closed_at__isnull=False)
+    for turn in turns.exclude(outcome__in=_CAME_TO_NOTHING).order_by("arrival"):
+        sent = input_of(turn)
+        items += sent if _sends_only_new(turn) or not items else sent[_new_from(sent) :]
+        if turn.is_response:
+            items += resource_of(turn)["output"]
+        elif turn.answer:
+            items.append(message_item(f"msg_{turn.pk.hex}0000", turn.answer))
+    return items
+
+
+def _sends_only_new(turn: Turn) -> bool:
+    named = turn.parameters.get("previous_response_id") or turn.parameters.get("conversation")
+    return turn.is_response and bool(named)
+
+
+def _new_from(items: list[Item]) -> int:
+    """Where the new turn of a request begins that sends its history again: after the last answer in it."""
+    answers = (index for index in range(len(items), 0, -1) if items[index - 1].get("role") == "assistant")
+    return next(answers, 0)
 
 
 def named_in(body: Any, *, tenant_id: int, api_key_id: int | None = None) -> dict[str, Item]:
