@@ -37,14 +37,21 @@ def llm_for(profile: Profile, overrides: LlmOverrides) -> LlmSpec:
 
 
 def agent_for(
-    *, profile: Profile, conversation: Conversation, server: AgentServer, overrides: LlmOverrides
+    *,
+    profile: Profile,
+    conversation: Conversation,
+    server: AgentServer,
+    overrides: LlmOverrides,
+    instructions: str = "",
 ) -> AgentSpec:
-    """Return the whole agent, as it goes inline into the start of a conversation."""
+    """Return the whole agent, as it goes inline into the start of a conversation. `instructions` is a system text of
+    the turn that it is made for."""
+    system_texts = (profile.system_suffix, conversation.system_suffix, instructions)
     return AgentSpec(
         llm=llm_for(profile, overrides),
         tools=tuple(profile.tools),
         system_prompt=profile.system_prompt or None,
-        system_suffix="\n\n".join(text for text in (profile.system_suffix, conversation.system_suffix) if text),
+        system_suffix="\n\n".join(text for text in system_texts if text),
         mcp_config=load_json(profile.mcp_config),
         secrets={name: str(value) for name, value in load_json(profile.terminal_secrets).items()},
         max_iterations=profile.max_iterations,

@@ -133,7 +133,7 @@ class Showing:
     def _paragraph(self, text: str) -> list[ShownEvent]:
         """Show text as answer, set apart from what else was shown as answer before."""
         gap = "\n\n" if self.shown and not self.shown.endswith("\n\n") else ""
-        return self._answer(gap + text) if text else []
+        return self._begin_message(gap, text) if text else []
 
     def _drop(self, event: ItemDropped) -> list[ShownEvent]:
         item = self._items.get(event.item_id)
@@ -162,7 +162,7 @@ class Showing:
             return out + self._answer(item.stop.rest())  # it overflowed: it has been read as part of the answer
         if thought:
             gap = "\n\n" if self.shown else ""
-            out += self._answer(gap + thought)
+            out += self._begin_message(gap, thought)
         elif self._thoughts == "reasoning":
             out += self._reason(event.text.rstrip() + "\n")
         return out
@@ -192,6 +192,10 @@ class Showing:
     def _reason(self, text: str) -> list[ShownEvent]:
         self.reasoning += text
         return [ReasoningShown(text=text)]
+
+    def _begin_message(self, gap: str, text: str) -> list[ShownEvent]:
+        self.shown += gap + text
+        return [AnswerShown(text=gap + text, begins_at=len(gap))]
 
     def _answer(self, text: str) -> list[ShownEvent]:
         self.shown += text

@@ -23,7 +23,7 @@ from django.utils import timezone
 from chatgateway import agents, ledger, message_store, sql
 from chatgateway.agentserver.schemas import DurableEvent
 from chatgateway.errors import GatewayError
-from chatgateway.models import AgentServer, Attempt, Conversation, Event, Turn
+from chatgateway.models import RESPONSES, AgentServer, Attempt, Conversation, Event, Turn
 from chatgateway.openai_api import histories
 from chatgateway.turn_events import TokenCounts, TurnAnswered
 from profiles.access import Caller
@@ -35,7 +35,7 @@ LEASE_SECONDS = 20
 LEASE_END = Now() + dt.timedelta(seconds=LEASE_SECONDS)
 
 
-_REPLY_PREFIXES = {"completions": "cmpl-"}
+_REPLY_PREFIXES = {"completions": "cmpl-", RESPONSES: "resp_"}
 
 
 class TurnLost(Exception):
@@ -199,6 +199,13 @@ def advance(turn: Turn, **changes: Any) -> None:
     _update_mine(turn, changes)
     for name, value in changes.items():
         setattr(turn, name, value)
+
+
+def hold(turn: Turn) -> None:
+    """Raise TurnLost unless the turn is this driver's, and keep it so until the transaction ends."""
+    rows = Turn.objects.open().select_for_update().filter(pk=turn.pk, lease_generation=turn.lease_generation)
+    if not rows.values_list("pk", flat=True).first():
+        raise TurnLost(str(turn.pk))
 
 
 def append_events(turn: Turn, events: Iterable[DurableEvent]) -> None:
@@ -402,12 +409,16 @@ def detach(request_id: str, *, delivered: bool) -> None:
     sql.update(Attempt, where={"request_id": request_id, "detached_at": None}, changes=changes)
 
 
+def forget_response(turn: Turn) -> None:
+    """Give a response out no more; the record keeps it."""
+    Turn.objects.filter(pk=turn.pk).update(is_stored=False)
+
+
 def rebuild_request(turn: Turn) -> dict[str, Any]:
     """Return the JSON body of the request as it was sent. Equal as JSON; white space and key order may differ."""
-    body: dict[str, Any] = dict(turn.parameters)
-    if turn.last_message_id is not None:
-        body["messages"] = message_store.chain(turn.last_message_id)
-    return body
+    if turn.last_message_id is None:
+        return dict(turn.parameters)
+    return message_store.with_messages(turn.parameters, message_store.chain(turn.last_message_id))
 
 
 def _new_turn(arrival: Arrival, asked: Asked, *, is_refused: bool = False) -> Turn:

@@ -7,25 +7,36 @@ Synchronous; runs inside the transaction that opens or closes a turn, or ends th
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
 from django.utils import timezone
 
-from chatgateway import agents, chats, message_store, places, sql
+from chatgateway import agents, chats, message_store, places, sql, stored_items
 from chatgateway.chats import NamedChat
-from chatgateway.errors import NotFound
+from chatgateway.errors import ConversationBusy, InvalidRequest, NotFound
 from chatgateway.models import AgentServer, Conversation, Leftover, Turn
 from chatgateway.openai_api import histories
+from chatgateway.openai_api.chat_request import ChatRequest
 from chatgateway.openai_api.histories import SentHistory
 from chatgateway.openai_api.transcript import (
+    EarlierMessage,
     Transcript,
     UserPart,
     divided,
 )
 from chatgateway.places import Place
-from chatgateway.telling import Told, message_after, told, with_history_of
+from chatgateway.telling import (
+    Told,
+    first_items,
+    history_until,
+    message_after,
+    parts_after,
+    said_before,
+    told,
+    with_history_of,
+)
 from profiles.access import Caller
 from profiles.models import ApiKey, Profile
 
@@ -39,12 +50,15 @@ DEFAULT_KEEP_DAYS = 7
 class Named:
     """What a request says of where it belongs: a conversation by its id, or a chat by the client's own; and for whom.
 
-    The texts are empty where the request says nothing.
+    The texts are empty where the request says nothing. `previous_response_id` is the response to go on after, as it was
+    sent. `instructions` is a system text for this turn alone; None in chats, whose system text is the conversation's.
     """
 
     conversation_id: UUID | None = None
     chat_id: str = ""
     end_user: str = ""
+    previous_response_id: str = ""
+    instructions: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +69,8 @@ class Found:
     conversation goes on, with the earlier turns told in it when it is new. `whole` is the message for an agent that has
     to be made anew; None leaves it to the record (`told_again`). `parent` is the turn it goes on after, and
     `request_digest` what a client's history is recognised by afterwards. `elided` counts the earlier messages that are
-    not told in `parts`, or not whole.
+    not told in `parts`, or not whole. `instructions` is the system text of
+    this turn alone.
     """
 
     conversation: Conversation
@@ -65,6 +80,7 @@ class Found:
     parent: Turn | None = None
     request_digest: str = ""
     elided: int = 0
+    instructions: str = ""
 
     @property
     def is_new(self) -> bool:
@@ -82,8 +98,11 @@ def find_for(
     unknown and when it is not this caller's; StillOpen (`places`) if `may_wait` and a moment's patience may find it.
     """
     search = _Search(caller=caller, profile=profile, named=named, transcript=transcript, may_wait=may_wait)
+    if named.previous_response_id:
+        return search.after_response(named.previous_response_id)
     if named.conversation_id is not None:
-        return search.within(_continued(caller, named.conversation_id), how="header")
+        named_one = _continued(caller, named.conversation_id)
+        return search.within(named_one, how="header") if named.instructions is None else search.at_end_of(named_one)
     if not named.chat_id:
         return search.by_history()
     known = chats.conversation_of(search.chat)
@@ -117,7 +136,7 @@ class _Search:
 
     def by_history(self) -> Found:
         """The conversation that the sent history is of, else a new one that is told it."""
-        sent = self._sent(self._transcript.system_suffix)
+        sent = self._sent(_joined(self._named.instructions, self._transcript.system_suffix))
         place = self._place(sent) if self._is_known_by_history() else None
         if place is None or self._must_start_anew(_conversation_of(place)):
             return self._new(sent)
@@ -138,6 +157,103 @@ class _Search:
         if how == "header":
             return self._at_the_end(known, sent, how="header; history=ignored")
         return self._new(sent, root_id=_root_of(known))
+
+    def after_response(self, response_id: str) -> Found:
+        """After a turn that the request names. What it sends is new, all of it."""
+        turn = stored_items.turn_named(response_id, tenant_id=self._caller.tenant_id, api_key_id=self._own_key)
+        known = None if turn is None else turn.conversation
+        if turn is None or known is None or known.state == Conversation.State.DELETED:
+            raise InvalidRequest(
+                "There is no such response to go on after. Responses sent with 'store': false are not kept.",
+                param="previous_response_id",
+                code="previous_response_not_found",
+            )
+        if turn.outcome == Turn.Outcome.OPEN:
+            raise ConversationBusy("The agent is still at work on that response. Go on with it when it has ended.")
+        instructions = self._instructions_in(known)
+        how = "header"
+        if self._must_start_anew(known):
+            return self._told_until(turn, known, instructions)
+        if not places.is_latest(turn):
+            server = _server_for_fork(turn) if known.instructions == instructions else None
+            if server is None:
+                return self._told_until(turn, known, instructions)
+            known, how = self._branch(turn, known, server), "fork"
+        message = parts_after(turn, self._transcript, profile=self._profile)
+        return Found(
+            conversation=known,
+            how=how,
+            parts=message.parts,
+            whole=told(self._with_earlier(history_until(turn)), profile=self._profile),
+            parent=turn,
+            request_digest=self._digest_after(turn),
+            elided=message.elided,
+            instructions=instructions,
+        )
+
+    def at_end_of(self, known: Conversation) -> Found:
+        """At the end of a conversation that a response names. What it sends is new, unless it is its history."""
+        if known.profile_id is None and known.state == Conversation.State.NEW and not known.profile_slug:
+            return self._begin(known)
+        instructions = self._instructions_in(known)
+        if self._must_start_anew(known):
+            full = with_history_of(known, self._transcript)
+            earlier = (*full.earlier, *self._transcript.earlier)
+            conversation = self._create(known.system_suffix, root_id=_root_of(known), told_from=known)
+            full = replace(self._transcript, earlier=earlier)
+            return self._telling(conversation, full, how="replay", request_digest="", instructions=instructions)
+        sent = self._sent(_joined(self._named.instructions, known.system_suffix))
+        place = self._place(sent, root_id=_root_of(known)) if self._transcript.earlier else None
+        if place is not None and not self._must_start_anew(_conversation_of(place)):
+            return self._at(place, sent, how="header")
+        parent = places.latest_turn(known.pk)
+        message = told(self._transcript, profile=self._profile)
+        return Found(
+            conversation=known,
+            how="header",
+            parts=message.parts,
+            elided=message.elided,
+            parent=parent,
+            request_digest="" if parent is None else self._digest_after(parent),
+            instructions=instructions,
+        )
+
+    def _begin(self, known: Conversation) -> Found:
+        """The first turn of a conversation that was made before anybody knew what for."""
+        suffix, earlier = first_items(known)
+        update(
+            known,
+            profile=self._profile,
+            profile_slug=self._profile.slug,
+            agent_digest=agents.agent_digest(self._profile),
+            end_user=message_store.storable_text(self._named.end_user)[:256],
+            system_suffix=message_store.storable_text(_joined(suffix, self._transcript.system_suffix)),
+            expires_at=_idle_until(self._profile),
+        )
+        digest = self._sent(_joined(self._named.instructions, known.system_suffix)).request_digest
+        return self._telling(known, self._with_earlier(earlier), how="header", request_digest=digest)
+
+    def _told_until(self, turn: Turn, known: Conversation, instructions: str) -> Found:
+        """A new conversation that is told what was said up to the turn."""
+        conversation = self._create(known.system_suffix, root_id=_root_of(known))
+        full = self._with_earlier(history_until(turn))
+        digest = self._digest_after(turn)
+        return self._telling(conversation, full, how="replay", request_digest=digest, instructions=instructions)
+
+    def _instructions_in(self, known: Conversation) -> str:
+        """A live conversation keeps the system text it began with; any other that comes with a response is that
+        response's alone. In chats there is no such text."""
+        if self._named.instructions is None:
+            return ""
+        suffix = self._transcript.system_suffix
+        is_known = suffix.strip() == known.system_suffix.strip()
+        return _joined("" if is_known else suffix, self._named.instructions)
+
+    def _with_earlier(self, earlier: tuple[EarlierMessage, ...]) -> Transcript:
+        return replace(self._transcript, earlier=(*earlier, *self._transcript.earlier))
+
+    def _digest_after(self, turn: Turn) -> str:
+        return histories.followed_by(turn.end_digest, (*self._transcript.earlier, *self._transcript.new))
 
     # --- where the history ends -------------------------------------------------------------------------------------
 
@@ -168,6 +284,8 @@ class _Search:
             return True
         if known.agent_digest and known.agent_digest != agents.agent_digest(self._profile):
             return True
+        if self._named.instructions is not None:
+            return False  # an agent with another system text is made anew in place
         suffix = self._transcript.system_suffix.strip()
         return bool(suffix) and suffix != known.system_suffix.strip()
 
@@ -175,10 +293,10 @@ class _Search:
 
     def _at(self, place: Place, sent: SentHistory, *, how: str) -> Found:
         """Go on after the place: with its conversation if that has not gone on since, else with a fork of it."""
-        conversation = _conversation_of(place)
+        conversation, instructions = _conversation_of(place), self._named.instructions or ""
         if not place.is_latest:
             server = _server_for_fork(place.turn)
-            if server is None:
+            if server is None or conversation.instructions != instructions:
                 return self._new(sent, root_id=_root_of(conversation))
             conversation, how = self._branch(place.turn, conversation, server), "fork"
         transcript = divided(self._transcript, at=place.upto)
@@ -191,6 +309,7 @@ class _Search:
             parent=place.turn,
             request_digest=sent.request_digest,
             elided=message.elided,
+            instructions=instructions,
         )
 
     def _at_the_end(self, known: Conversation, sent: SentHistory, *, how: str) -> Found:
@@ -200,7 +319,12 @@ class _Search:
             # The client leaves out what was said, and may send it another time.
             digest = histories.followed_by(parent.end_digest, self._transcript.new)
         return Found(
-            conversation=known, how=how, parts=self._transcript.user_parts, parent=parent, request_digest=digest
+            conversation=known,
+            how=how,
+            parts=self._transcript.user_parts,
+            parent=parent,
+            request_digest=digest,
+            instructions=self._instructions_in(known),
         )
 
     def _new(self, sent: SentHistory, *, root_id: UUID | None = None) -> Found:
@@ -217,7 +341,16 @@ class _Search:
         digest = sent.request_digest if is_told else ""
         return self._telling(conversation, full, how="replay", request_digest=digest)
 
-    def _telling(self, conversation: Conversation, full: Transcript, *, how: str, request_digest: str) -> Found:
+    def _telling(
+        self,
+        conversation: Conversation,
+        full: Transcript,
+        *,
+        how: str,
+        request_digest: str,
+        instructions: str | None = None,
+    ) -> Found:
+        """A place whose agent is told all that was said before."""
         whole = told(full, profile=self._profile)
         return Found(
             conversation=conversation,
@@ -226,6 +359,7 @@ class _Search:
             whole=whole,
             request_digest=request_digest,
             elided=whole.elided,
+            instructions=(self._named.instructions or "") if instructions is None else instructions,
         )
 
     def _create(
@@ -243,6 +377,7 @@ class _Search:
         conversation.agent_server = server
         conversation.working_dir = source.working_dir
         conversation.good_leaf_event_id = at.leaf_event_id
+        conversation.instructions = source.instructions
         sql.insert([conversation])
         return conversation
 
@@ -259,6 +394,10 @@ class _Search:
             root_id=root_id,
             expires_at=_idle_until(self._profile),
         )
+
+
+def _joined(*texts: str | None) -> str:
+    return "\n\n".join(text for text in texts if text)
 
 
 def _conversation_of(place: Place) -> Conversation:
@@ -318,11 +457,14 @@ def not_found() -> NotFound:
     )
 
 
-def found_before(turn: Turn, conversation: Conversation, transcript: Transcript) -> Found:
+def found_before(turn: Turn, conversation: Conversation, chat: ChatRequest) -> Found:
     """Return what `find_for` returned for a turn that was opened and never begun, by what was written down of it."""
+    transcript = chat.transcript
     how, parts, whole = turn.match, transcript.user_parts, None
     profile = turn.profile
     assert profile is not None
+    if turn.is_response:
+        return _response_before(turn, conversation, chat)
     if how in ("new", "replay"):
         told_from = conversation.told_from
         is_told_from = told_from is not None and not transcript.earlier
@@ -343,6 +485,61 @@ def found_before(turn: Turn, conversation: Conversation, transcript: Transcript)
             parts = message_after(place.turn, sent, at_place, profile=profile).parts
             whole = told(at_place, profile=profile)
     return Found(conversation=conversation, how=how, parts=parts, whole=whole, parent=turn.parent)
+
+
+def _response_before(turn: Turn, conversation: Conversation, chat: ChatRequest) -> Found:
+    before, transcript = said_before(turn, conversation), chat.transcript
+    profile = turn.profile
+    assert profile is not None
+    whole = told(replace(transcript, earlier=(*before, *transcript.earlier)), profile=profile)
+    # Whoever goes on by what was sent has it in its own request, and its agent knows it.
+    goes_on = turn.match in ("header", "fork") and turn.parent is not None and not transcript.earlier
+    message = parts_after(turn.parent, transcript, profile=profile) if goes_on and turn.parent is not None else whole
+    parts = message.parts
+    if turn.match == "history":
+        parts = transcript.user_parts
+    is_lasting = transcript.system_suffix.strip() == conversation.system_suffix.strip()
+    instructions = _joined("" if is_lasting else transcript.system_suffix, chat.instructions)
+    return Found(
+        conversation=conversation,
+        how=turn.match,
+        parts=parts,
+        whole=whole,
+        parent=turn.parent,
+        instructions=instructions,
+    )
+
+
+def make(*, caller: Caller, metadata: dict[str, str], items: list[dict[str, Any]]) -> Conversation:
+    """Write a conversation of no profile yet: the first response that names it decides. It may begin with items."""
+    conversation = Conversation(
+        tenant_id=caller.tenant_id,
+        api_key_id=caller.api_key_id,
+        tenant_name=caller.tenant_name,
+        metadata=message_store.storable(metadata),
+        first_items_id=_stored(caller, items),
+    )
+    sql.insert([conversation])
+    return conversation
+
+
+def add_first_items(conversation: Conversation, *, caller: Caller, items: list[dict[str, Any]]) -> None:
+    """Write more of the items that a conversation begins with. Raises InvalidRequest once it has begun."""
+    if conversation.turns.exists():
+        raise InvalidRequest(
+            "The conversation has begun, and its agent learns only what it is sent with a message. Send the items as "
+            "'input' of the next response.",
+            param="items",
+            code="unsupported_value",
+        )
+    known = [] if conversation.first_items_id is None else message_store.chain(conversation.first_items_id)
+    update(conversation, first_items_id=_stored(caller, [*known, *items]))
+
+
+def _stored(caller: Caller, items: list[dict[str, Any]]) -> UUID | None:
+    if not items:
+        return None
+    return message_store.store_chain(caller.tenant_id, [message_store.storable(item) for item in items])
 
 
 def reserve(*, api_key: ApiKey, profile: Profile, server: AgentServer) -> Conversation:

@@ -32,11 +32,21 @@ from chatgateway.agentserver.schemas import DurableEvent
 from chatgateway.answer import Showing, ShowingRules
 from chatgateway.endings import Run
 from chatgateway.errors import DatabaseUnavailable, GatewayError, InternalError, TooManyRequests
+from chatgateway.frame_log import FrameLog
 from chatgateway.live import LiveTurn
 from chatgateway.models import AgentServer, Conversation, Turn
 from chatgateway.openai_api.error_body import to_failed
 from chatgateway.preparation import Assignment, Preparation
-from chatgateway.turn_events import AnswerShown, MessageAccepted, RunEvent, ShownEvent, UsageReported
+from chatgateway.turn_events import (
+    AnswerShown,
+    MessageAccepted,
+    RunEvent,
+    ShownEvent,
+    StepStarted,
+    TurnAnswered,
+    TurnFailed,
+    UsageReported,
+)
 from chatgateway.writer import writer
 from profiles.pricing import cost_usd
 
@@ -66,11 +76,14 @@ class Driver:
         sessions: SessionFactory,
         wait_for_slot: Callable[[Turn, float], Awaitable[bool]],
         follow: Callable[[LiveTurn, str], None],
+        frame_log: FrameLog | None = None,
     ) -> None:
         self.turn = assignment.turn
         self.conversation = assignment.conversation
         self.profile = assignment.profile
         self.live = live
+        self._frame_log = frame_log  # of a response: what it shows is written down
+        self._max_steps = assignment.max_tool_calls
         self._preparation = Preparation(assignment)
         self._attached = assignment.attached
         self._form = assignment.form
@@ -108,6 +121,8 @@ class Driver:
             await self._close_bare(error)
         finally:
             self._flush()
+            if self._frame_log is not None:
+                self._frame_log.stop()
 
     async def _drive_within_deadline(self) -> audit.Ending:
         assert self.turn.deadline_at is not None
@@ -290,6 +305,10 @@ class Driver:
     def _take(self, event: RunEvent) -> list[ShownEvent]:
         if isinstance(event, MessageAccepted):
             self._note_accepted(event.seq)
+        if isinstance(event, StepStarted) and self._max_steps is not None:
+            self._max_steps -= 1
+            if self._max_steps < 0:
+                self.live.request_cancel(endings.TOO_MANY_STEPS)
         shown = self.run.take(event)
         if isinstance(event, UsageReported) and self.turn.held_usd is not None:
             self._watch_cost(self.turn.held_usd)
@@ -320,7 +339,7 @@ class Driver:
     def _publish(self, shown: list[ShownEvent]) -> None:
         if self.run.first_text_at is None and any(isinstance(event, AnswerShown) for event in shown):
             self.run.first_text_at = timezone.now()
-        self.live.publish(shown)
+        (self._frame_log or self.live).publish(shown)
 
     def _note_accepted(self, seq: int) -> None:
         if self.live.accepted.is_set():
@@ -360,16 +379,23 @@ class Driver:
         turn.cancel_reason = self.live.cancel_reason
         if turn.cancel_reason == Turn.CEILING and not self.run.stopped_by:
             turn.cancel_reason = ""  # it had ended by itself
+        frame_log = self._frame_log
+        if frame_log is not None:
+            await frame_log.settle()
 
         def close() -> None:
             audit.close_turn(turn, ending, leaf_event_id=leaf)
             conversations.settle(conversation, turn=turn, profile=profile, **settled)
+            if frame_log is not None:
+                frame_log.write_rest()
 
         await writer.run_patiently(close)
         self._flush()
         metrics.turn_closed(turn)
+        if frame_log is not None:
+            frame_log.publish_rest()
         assert ending.answered is not None or ending.error is not None
-        self.live.publish([ending.answered or to_failed(cast("GatewayError", ending.error))])
+        self._publish_end(ending.answered or to_failed(cast("GatewayError", ending.error)))
 
     async def _close_bare(self, error: Exception) -> None:
         """Close a row whose proper end cannot be written: what can be wrong is left out."""
@@ -382,4 +408,9 @@ class Driver:
             metrics.turn_closed(turn)
         except (DatabaseError, audit.TurnLost):
             logger.exception("turn %s stays open; it will be taken over", turn.pk)
-        self.live.publish([to_failed(failure)])
+        self._publish_end(to_failed(failure))
+
+    def _publish_end(self, end: TurnAnswered | TurnFailed) -> None:
+        closed_at = self.turn.closed_at
+        self.live.closed_at = None if closed_at is None else int(closed_at.timestamp())
+        self.live.publish([end])

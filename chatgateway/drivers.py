@@ -24,7 +24,8 @@ from chatgateway.agent_session import AgentSession
 from chatgateway.agentserver.client import AgentServerClient, new_http_session
 from chatgateway.driver import Driver
 from chatgateway.errors import AgentServerUnavailable
-from chatgateway.follower import Follower, replay
+from chatgateway.follower import Follower, FrameFollower, replay
+from chatgateway.frame_log import FrameLog
 from chatgateway.housekeeping import Chore, Housekeeper
 from chatgateway.kept_feeds import KeptFeeds
 from chatgateway.live import LiveTurn
@@ -70,11 +71,17 @@ class Drivers:
 
     def start(self, assignment: Assignment) -> LiveTurn:
         """Drive a turn in a task of its own and return what there is to subscribe to."""
-        live = _live(assignment.turn)
+        turn = assignment.turn
+        live = _live(turn)
         driver = Driver(
-            assignment, live, sessions=self.session, wait_for_slot=self.wait_for_slot, follow=self._follow_on
+            assignment,
+            live,
+            sessions=self.session,
+            wait_for_slot=self.wait_for_slot,
+            follow=self._follow_on,
+            frame_log=FrameLog(turn, live, known=assignment.frames) if turn.is_response else None,
         )
-        return self._drive(assignment.turn, live, driver.drive())
+        return self._drive(turn, live, driver.drive())
 
     def start_housekeeping(self, chore: Chore) -> LiveTurn:
         """`start`, for a turn without an agent."""
@@ -93,21 +100,29 @@ class Drivers:
 
     def subscription(self, turn: Turn) -> LiveTurn:
         """Return what there is to subscribe to for a turn that exists, whichever process drives or drove it."""
-        known = self.live.get(turn.pk) or self._followed.get(turn.pk)
+        # What is not written ahead has other pieces while it is shown than afterwards.
+        is_as_written = not turn.is_response or turn.is_resumable
+        known = (self.live.get(turn.pk) if is_as_written else None) or self._followed.get(turn.pk)
         if known is not None:
             return known
         live = _live(turn)
-        if turn.outcome != Turn.Outcome.OPEN:
+        if turn.is_response:
+            live.frames = 0
+            self._follow(live, FrameFollower(live))
+        elif turn.outcome != Turn.Outcome.OPEN:
             replay(live, turn)
-            return live
-        self._follow(live, Follower(live, sessions=self.session))
+        else:
+            self._follow(live, Follower(live, sessions=self.session))
         return live
 
     def _follow_on(self, live: LiveTurn, shown: str) -> None:
         """Another process took over a turn that this one drove: tell those who wait here how it ends."""
-        self._follow(live, Follower(live, sessions=self.session, relays=False, shown=shown))
+        if live.frames is not None:
+            self._follow(live, FrameFollower(live))
+        else:
+            self._follow(live, Follower(live, sessions=self.session, relays=False, shown=shown))
 
-    def _follow(self, live: LiveTurn, follower: Follower) -> None:
+    def _follow(self, live: LiveTurn, follower: Follower | FrameFollower) -> None:
         self._followed[live.turn_id] = live
         task = self._loop.create_task(follower.run(), name=f"following {live.turn_id}", context=contextvars.Context())
         self._following.add(task)

@@ -37,6 +37,10 @@ ActivityChoice = Literal["reasoning", "hidden"]
 
 # What an agent says whose run ended well without a word: clients treat an empty answer as an error and ask again.
 NO_TEXT = "The agent finished without writing an answer."
+# Why a run is stopped whose caller allowed only so many tool calls. It ends as an answer that was cut short.
+TOO_MANY_STEPS = "tool calls"
+# What it says where the agent had not written a word by then.
+STOPPED_EARLY = "The agent was stopped: it had used all the tool calls it was allowed."
 # Tokens of a call that was cut before it was counted; English text has about four characters to a token.
 CHARS_PER_TOKEN = 4
 
@@ -196,6 +200,8 @@ def stopped(run: Run) -> Ending:
     """How a turn ends that was cancelled or reached its deadline. What was written so far is kept."""
     if run.stopped_by == Turn.CEILING:
         return _out_of_money(run)
+    if run.stopped_by == TOO_MANY_STEPS and run.ended is not None:
+        return _answered(run, run.showing.collected or STOPPED_EARLY, "length")
     is_deadline = run.stopped_by == "deadline"
     error: GatewayError
     if is_deadline:

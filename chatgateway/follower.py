@@ -13,6 +13,7 @@ from uuid import UUID
 
 from django.db.utils import Error as DatabaseError
 
+from chatgateway import frame_log
 from chatgateway.agent_session import Batch, SessionFactory
 from chatgateway.agentserver.exceptions import AgentServerError
 from chatgateway.answer import Showing, ShowingRules
@@ -117,6 +118,44 @@ class Follower:
     def _end(self, turn: Turn) -> None:
         """Publish what of the answer was not shown yet, and the end."""
         self._live.publish(_rest_of(turn, shown=self._shown, has_reasoned=self._has_reasoned))
+
+
+class FrameFollower:
+    """Publishes a response from what was written down of it, frame by frame, until its turn's row is closed.
+
+    Goes on after the frames that `live` has published already.
+    """
+
+    def __init__(self, live: LiveTurn) -> None:
+        self._live = live
+
+    async def run(self) -> None:
+        while True:
+            try:
+                turn, frames = await writer.run(self._look)
+            except DatabaseError:
+                logger.exception("turn %s cannot be followed at the moment", self._live.turn_id)
+            else:
+                if self._publish(turn, frames):
+                    return
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _look(self) -> tuple[Turn, list[list[frame_log.Piece]]]:
+        """The row first: what was written before it was closed is then there too."""
+        turn = _row(self._live.turn_id)
+        return turn, frame_log.frames_of(turn.pk, after=self._live.frames or 0)
+
+    def _publish(self, turn: Turn, frames: list[list[frame_log.Piece]]) -> bool:
+        """Publish what came since the last look; return whether that was the end."""
+        if _has_begun(turn) or frames:
+            self._live.accepted.set()
+        self._live.frames = (self._live.frames or 0) + len(frames)
+        self._live.publish([event for pieces in frames for event in frame_log.shown_by(pieces)])
+        if turn.closed_at is None:
+            return False
+        self._live.closed_at = int(turn.closed_at.timestamp())
+        self._live.publish([ending_of(turn)])
+        return True
 
 
 def replay(live: LiveTurn, turn: Turn) -> None:

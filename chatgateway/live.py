@@ -26,6 +26,8 @@ class LiveTurn:
         self.cancel_requested = asyncio.Event()
         self.accepted = asyncio.Event()  # the agent-server has the message, or the turn has ended
         self.subscribers = 0
+        self.closed_at: int | None = None  # Unix seconds, with the end
+        self.frames: int | None = None  # how many frames of a response that is written ahead were published
         self._events: list[ShownEvent] = []
         self._more: list[asyncio.Event] = []
 

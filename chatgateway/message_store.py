@@ -27,22 +27,43 @@ _BIGGEST = 2**63
 
 
 def store(*, tenant_id: int, body: Any, is_refused: bool = False) -> tuple[dict[str, Any], UUID | None]:
-    """Write the messages of a request body that are not there yet.
+    """Write the messages of a request body, or the items of its `input`, that are not there yet.
 
-    Return its other parameters (`messages` stands as null where it stood) and the id of the last message. A body
-    that is no object, or whose `messages` is no list of objects, is kept whole in the parameters.
+    Return its other parameters (`messages` or `input` stands as null where it stood, an `input` that is a text as an
+    empty one) and the id of the last message. A body that is no object, or whose messages are no list of objects, is
+    kept whole in the parameters.
     """
     limit = REFUSED_TEXT if is_refused else None
     if not isinstance(body, dict):
         return ({} if body is None else {"": storable(body, limit=limit)}), None
-    sent = body.get("messages")
+    held_in = _held_in(body)
+    sent, stands_for = body.get(held_in), None
+    if held_in == "input" and isinstance(sent, str) and sent:
+        sent, stands_for = [_as_message(sent)], ""
     if not isinstance(sent, list) or not sent or not all(isinstance(message, dict) for message in sent):
         return storable(body, limit=limit), None
-    parameters = storable({name: None if name == "messages" else value for name, value in body.items()}, limit=limit)
-    return parameters, _store_chain(tenant_id, [storable(message, limit=limit) for message in sent])
+    parameters = storable({name: stands_for if name == held_in else value for name, value in body.items()}, limit=limit)
+    return parameters, store_chain(tenant_id, [storable(message, limit=limit) for message in sent])
 
 
-def _store_chain(tenant_id: int, sent: list[dict[str, Any]]) -> UUID:
+def with_messages(parameters: dict[str, Any], messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """Put the messages of a request back where `store` took them from."""
+    held_in = _held_in(parameters)
+    was_text = held_in == "input" and parameters[held_in] == ""
+    return {**parameters, held_in: messages[0]["content"] if was_text else messages}
+
+
+def _held_in(body: dict[str, Any]) -> str:
+    """The parameter that holds the messages: chat completions and responses name it differently."""
+    return "input" if "input" in body and "messages" not in body else "messages"
+
+
+def _as_message(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def store_chain(tenant_id: int, sent: list[dict[str, Any]]) -> UUID:
+    """Write a chain of messages, none of which is missing or unfit to be stored; return the last one's id."""
     images: dict[str, str] = {}
     rows = chain_rows(tenant_id, sent, images)
     if images:
@@ -92,6 +113,11 @@ def _missing(rows: list[Message]) -> list[Message]:
 
 def chain(last_message_id: UUID) -> list[dict[str, Any]]:
     """Return the messages of a request in order, images put back."""
+    return [body for _, body in identified_chain(last_message_id)]
+
+
+def identified_chain(last_message_id: UUID) -> list[tuple[UUID, dict[str, Any]]]:
+    """`chain`, each message with its row's id."""
     rows: list[Message] = []
     next_id: UUID | None = last_message_id
     while next_id is not None:
@@ -99,7 +125,12 @@ def chain(last_message_id: UUID) -> list[dict[str, Any]]:
         rows.append(row)
         next_id = row.parent_id
     rows.reverse()
-    return [_with_images(row.body, row.tenant_id) for row in rows]
+    return [(row.pk, whole(row)) for row in rows]
+
+
+def whole(row: Message) -> dict[str, Any]:
+    """Return one message with its images put back."""
+    return _with_images(row.body, row.tenant_id)
 
 
 def _without_images(message: dict[str, Any], images: dict[str, str]) -> dict[str, Any]:

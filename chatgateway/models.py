@@ -126,6 +126,20 @@ class Conversation(models.Model):
     incarnation = models.PositiveIntegerField(default=0)
     working_dir = models.CharField(max_length=600, blank=True)
     system_suffix = models.TextField(blank=True, help_text="The caller's system and developer messages.")
+    # Those of one turn alone: the next one without them, or with others, has its agent made anew.
+    instructions = models.TextField(
+        blank=True, help_text="The `instructions` that its agent was made with, by a request to /v1/responses."
+    )
+    # Made by `POST /v1/conversations`, before there is a turn or a profile.
+    metadata = models.JSONField(default=dict, blank=True, help_text="As given to /v1/conversations.")
+    first_items = models.ForeignKey(
+        "Message",
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="The last of the items that /v1/conversations was given to begin with.",
+    )
     # Digests of what the agent-server conversation was made with. A changed LLM or key is switched in place; a
     # changed prompt, tool list or system text needs a new one.
     agent_digest = models.CharField(max_length=64, blank=True)
@@ -310,6 +324,10 @@ class Image(models.Model):
         return self.sha256
 
 
+# The endpoint whose turns have their shown pieces kept (`Frame`).
+RESPONSES = "responses"
+
+
 class Turn(models.Model):
     """One request to an agent, or the refusal of one, and what became of it.
 
@@ -345,7 +363,7 @@ class Turn(models.Model):
     CEILING = "ceiling"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    # What clients call it: chatcmpl-…, fixed at opening so that every subscriber sends the same.
+    # What clients call it: chatcmpl-… or resp_…, fixed at opening so that every subscriber sends the same.
     reply_id = models.CharField(max_length=80, blank=True)
     request_id = models.CharField(max_length=64, db_index=True)  # support looks turns up by it
     endpoint = models.CharField(max_length=40)
@@ -380,7 +398,9 @@ class Turn(models.Model):
     # --- the request ---
     is_stream = models.BooleanField(default=False)
     parameters = models.JSONField(
-        default=dict, help_text="The body without its messages; `messages` stands as null where they stood."
+        default=dict,
+        help_text="The body without its messages: `messages` or `input` stands as null, `input` as an empty text if it "
+        "was one, where they stood.",
     )
     last_message = models.ForeignKey(Message, models.PROTECT, null=True, related_name="turns")
     ignored_parameters = models.JSONField(default=list)
@@ -413,7 +433,9 @@ class Turn(models.Model):
     # headers that choose a conversation or an end user. The key is taken off after a day and from refused turns.
     idempotency_key = models.CharField(max_length=255, blank=True)
     retry_digest = models.CharField(max_length=64, blank=True)
-    is_stored = models.BooleanField(default=True, help_text="Off: sent with `store: false`; not given out by GET.")
+    is_stored = models.BooleanField(
+        default=True, help_text="Off: sent with `store: false`, or deleted since; not given out by GET."
+    )
 
     # --- where it stands ---
     outcome = models.CharField(max_length=12, choices=Outcome, default=Outcome.OPEN)
@@ -528,6 +550,20 @@ class Turn(models.Model):
 
     def __str__(self) -> str:
         return self.reply_id or str(self.id)
+
+    @property
+    def is_response(self) -> bool:
+        """Whether it was asked for at /v1/responses."""
+        return self.endpoint == RESPONSES
+
+    @property
+    def is_background(self) -> bool:
+        return bool(self.is_response and self.parameters.get("background"))
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether what it shows is written down before it is sent, so that a stream can be gone on with."""
+        return self.is_response and self.is_stored and (self.is_stream or self.is_background)
 
 
 class Attempt(models.Model):
@@ -738,3 +774,24 @@ class Erasure(models.Model):
 
     def __str__(self) -> str:
         return f"end user {self.end_user_digest[:12]} of {self.tenant_name}"
+
+
+class Frame(models.Model):
+    """What a response showed in one go: pieces of text and steps, in the order their events are numbered.
+
+    Written by `frame_log` only, before it is sent where a stream can be gone on with, else when the turn closes. All
+    frames of a turn in order, and its end, are its stream.
+    """
+
+    turn = models.ForeignKey(Turn, models.CASCADE, related_name="frames")
+    number = models.PositiveIntegerField(help_text="0 for the first of a turn.")
+    pieces = models.JSONField(help_text='Such as ["text", "…"], ["message", "…"], ["thought", "…"], ["step", "…"].')
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["turn", "number"]
+        # Two processes that both take themselves for the turn's driver: the second one fails here.
+        constraints = [models.UniqueConstraint(fields=["turn", "number"], name="frame_once")]
+
+    def __str__(self) -> str:
+        return f"frame {self.number}"

@@ -109,6 +109,12 @@ def latest_turn(conversation_id: UUID) -> Turn | None:
     )
 
 
+def is_latest(turn: Turn) -> bool:
+    """Whether the turn's conversation has not gone on since."""
+    later = Turn.objects.filter(conversation=turn.conversation, arrival__gt=turn.arrival)
+    return not later.exclude(outcome__in=(Turn.Outcome.REFUSED, Turn.Outcome.FAILED)).exists()
+
+
 def _answered(sent: SentHistory, within: Within) -> Place | None:
     candidates = list(_candidates([("end_digest = %s", sent.answered)], within))
     best = next((one for one in candidates if one.is_latest), candidates[0] if candidates else None)

@@ -32,7 +32,8 @@ class Assignment:
 
     `parts` is the message for an agent that goes on; `whole` for one that has to be made anew, None if the record is to
     say it. `attached` says that the run was started by another process: it is followed, and nothing is sent. `form` is
-    what the answer is to look like.
+    what the answer is to look like, `instructions` a system text for this turn alone, `frames` what another process has
+    shown of a response.
     """
 
     turn: Turn
@@ -43,6 +44,9 @@ class Assignment:
     whole: Told | None = None
     attached: bool = False
     form: AnswerForm = field(default_factory=AnswerForm)
+    instructions: str = ""
+    max_tool_calls: int | None = None
+    frames: list[list[list[str]]] = field(default_factory=list)
 
 
 class Preparation:
@@ -61,6 +65,7 @@ class Preparation:
         self._parts = self._message = assignment.parts
         self._whole = assignment.whole
         self._output = assignment.form.output
+        self._instructions = assignment.instructions
         self._opened = time.monotonic()
 
     async def prepare(self, session: AgentSession) -> None:
@@ -69,8 +74,9 @@ class Preparation:
             if not (self.conversation.is_to_be_forked and await self._fork(session)):
                 await self._start(session)
             return
-        if self.conversation.agent_server_id != self.turn.agent_server_id:
-            await self.rebuild(session)  # its own agent-server is gone
+        is_elsewhere = self.conversation.agent_server_id != self.turn.agent_server_id  # its own agent-server is gone
+        if is_elsewhere or self.conversation.instructions != self._instructions:
+            await self.rebuild(session)
             return
         spec = self._spec()
         digest = agents.llm_digest(spec.llm)
@@ -147,6 +153,7 @@ class Preparation:
             server_url=server.url,
             working_dir=spec.working_dir,
             llm_digest=agents.llm_digest(spec.llm),
+            instructions=self._instructions,
         )
         await asyncio.gather(begun, session.connect(after_seq=-1))
 
@@ -188,7 +195,11 @@ class Preparation:
         server = self.turn.agent_server
         assert server is not None
         return agents.agent_for(
-            profile=self.profile, conversation=self.conversation, server=server, overrides=self._overrides
+            profile=self.profile,
+            conversation=self.conversation,
+            server=server,
+            overrides=self._overrides,
+            instructions=self._instructions,
         )
 
     async def _note(self, **changes: object) -> None:

@@ -18,7 +18,7 @@ from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from chatgateway import servers
-from chatgateway.models import Attempt, Conversation, Event, Image, Leftover, Message, Turn
+from chatgateway.models import Attempt, Conversation, Event, Frame, Image, Leftover, Message, Turn
 
 # A transaction keeps other turns from being opened: so many rows take milliseconds.
 BATCH = 100
@@ -59,6 +59,7 @@ def remove_content(turn_ids: Collection[UUID], *, why: str) -> int:
         rows = Turn.objects.filter(settled(), pk__in=turn_ids, content_removed_at__isnull=True)
         found = list(rows.values_list("pk", "last_message_id"))
         Event.objects.filter(turn_id__in=[pk for pk, _ in found]).delete()
+        Frame.objects.filter(turn_id__in=[pk for pk, _ in found]).delete()
         removed = Turn.objects.filter(pk__in=[pk for pk, _ in found]).update(
             **CONTENT, content_removed_at=timezone.now(), content_removed_by=why[:200]
         )
@@ -85,8 +86,15 @@ def delete_turns(turn_ids: Collection[UUID]) -> int:
 
 
 def remove_system_texts(conversations: Iterable[UUID]) -> int:
-    """Take the callers' system messages off conversations that no agent-server has."""
-    return Conversation.objects.filter(pk__in=list(conversations), state__in=_GONE).update(system_suffix="")
+    """Take the callers' system messages, and what a conversation was made with, off conversations that no agent-server
+    has."""
+    with transaction.atomic():
+        servers.lock()
+        rows = Conversation.objects.filter(pk__in=list(conversations), state__in=_GONE)
+        messages = set(rows.values_list("first_items_id", flat=True))
+        changed = rows.update(system_suffix="", instructions="", metadata={}, first_items=None)
+        _drop_messages(messages)
+    return changed
 
 
 def delete_empty_conversations(*, of: Q, before: dt.datetime) -> int:
@@ -98,8 +106,9 @@ def delete_empty_conversations(*, of: Q, before: dt.datetime) -> int:
             .exclude(Exists(Turn.objects.filter(conversation=OuterRef("pk"))))
             .exclude(Exists(Leftover.objects.filter(conversation=OuterRef("pk"))))
         )
-        ids = list(empty.values_list("pk", flat=True)[:BATCH])
-        _, by_model = Conversation.objects.filter(pk__in=ids).delete()
+        found = list(empty.values_list("pk", "first_items_id")[:BATCH])
+        _, by_model = Conversation.objects.filter(pk__in=[pk for pk, _ in found]).delete()
+        _drop_messages({first_items for _, first_items in found})
     return by_model.get(Conversation._meta.label, 0)
 
 
@@ -117,6 +126,7 @@ def _drop_messages(of_turns: Collection[UUID | None]) -> None:
         unused = (
             Message.objects.filter(pk__in=ids)
             .exclude(Exists(Turn.objects.filter(last_message=OuterRef("pk"))))
+            .exclude(Exists(Conversation.objects.filter(first_items=OuterRef("pk"))))
             .exclude(Exists(Message.objects.filter(parent=OuterRef("pk"))))
         )
         rows = list(unused.only("parent_id", "tenant_id", "body"))

@@ -22,6 +22,8 @@ from profiles.models import Profile
 
 # With the batch it has begun by then a sweep ends, long before the next one.
 SWEEP_SECONDS = 60.0
+# Of conversations whose callers sent no system text, or whose was removed.
+_NO_TEXTS = Q(system_suffix="", instructions="", metadata={}, first_items=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,7 @@ def _sweep_one(profile: Profile | None, policy: Policy, done: Swept, until: floa
     of_profile = Q(profile=profile)
     if policy.content_days is not None:
         ended = Conversation.objects.filter(of_profile, last_turn_at__lt=now - dt.timedelta(days=policy.content_days))
-        removal.remove_system_texts(ended.exclude(system_suffix="").values_list("pk", flat=True)[: removal.BATCH])
+        removal.remove_system_texts(ended.exclude(_NO_TEXTS).values_list("pk", flat=True)[: removal.BATCH])
     if policy.usage_days is not None:
         before = now - dt.timedelta(days=policy.usage_days)
         done.conversations += removal.delete_empty_conversations(of=of_profile, before=before)

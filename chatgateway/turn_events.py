@@ -180,9 +180,16 @@ RunEvent = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerShown:
-    """A piece of the answer. The pieces of a turn, joined, are what a streaming caller reads as the reply."""
+    """A piece of the answer. The pieces of a turn, joined, are what a streaming caller reads as the reply.
+
+    `begins_at`: from there on it belongs to another message of the agent than the pieces before; what stands before
+    sets the two apart. None: it goes on with the same. `is_retold`: the message before is this one, cut off when
+    its process died. Only readers that tell messages apart look at these two.
+    """
 
     text: str
+    begins_at: int | None = field(default=None, compare=False)
+    is_retold: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,18 @@ from django.db.models.functions import Now
 from django.db.utils import IntegrityError
 from django.utils import timezone
 
-from chatgateway import audit, ceilings, conversations, endings, housekeeping, metrics, repeats, servers
+from chatgateway import (
+    audit,
+    ceilings,
+    conversations,
+    endings,
+    frame_log,
+    housekeeping,
+    metrics,
+    repeats,
+    servers,
+    stored_items,
+)
 from chatgateway.agentserver.exceptions import AgentServerError, ConversationMissing
 from chatgateway.answer import Showing, ShowingRules
 from chatgateway.audit import Arrival, Asked
@@ -25,7 +36,7 @@ from chatgateway.errors import AgentRunFailed, AgentServerUnavailable, GatewayEr
 from chatgateway.housekeeping import Chore
 from chatgateway.live import LiveTurn
 from chatgateway.models import Conversation, Turn
-from chatgateway.openai_api import chat_request
+from chatgateway.openai_api import chat_request, responses_request
 from chatgateway.openai_api.answer_form import form_in
 from chatgateway.openai_api.chat_request import ChatRequest, LlmOverrides
 from chatgateway.openai_api.housekeeping import Task
@@ -86,7 +97,9 @@ async def join_or_open(
     drivers = current()
     drivers.refuse_if_draining()
     # Who names a conversation means that conversation.
-    task = housekeeping.task_of(chat, profile) if named.conversation_id is None else None
+    # No chat UI sends such calls as responses.
+    may_be_task = named.conversation_id is None and chat.instructions is None
+    task = housekeeping.task_of(chat, profile) if may_be_task else None
 
     def join_or_open_row(*, may_wait: bool) -> _Opened:
         repeated = repeats.find(arrival)
@@ -130,10 +143,13 @@ async def join_or_open(
                 parts=found.parts,
                 whole=found.whole,
                 form=chat.form,
+                instructions=found.instructions,
+                max_tool_calls=chat.max_tool_calls,
             )
         )
     live.subscribers += 1
     drivers.attach(arrival.request_id)
+    stops_when_left = (arrival.caller.on_disconnect or profile.on_disconnect) == OnDisconnect.CANCEL
     return Subscription(
         live=live,
         arrival=arrival,
@@ -142,8 +158,7 @@ async def join_or_open(
         elided=turn.elided_messages,
         is_replay=found is None and turn.outcome != Turn.Outcome.OPEN,
         # An LLM call cannot be taken back; what it costs is better known than guessed.
-        cancels=turn.kind == Turn.Kind.AGENT
-        and (arrival.caller.on_disconnect or profile.on_disconnect) == OnDisconnect.CANCEL,
+        cancels=stops_when_left and not chat.is_background and turn.kind == Turn.Kind.AGENT,
         grace_seconds=profile.disconnect_grace_seconds if arrival.may_be_repeated and not chat.stream else 0,
         limits=limits,
     )
@@ -362,6 +377,9 @@ async def _adopt(drivers: Drivers, turn: Turn) -> None:
             parts=(),
             form=form_in(turn.parameters),
             attached=True,
+            instructions=conversation.instructions,
+            max_tool_calls=turn.parameters.get("max_tool_calls") if turn.is_response else None,
+            frames=await writer.run(lambda: frame_log.frames_of(turn.pk)) if turn.is_response else [],
         )
     else:
         begun = await writer.run(lambda: _begin_again(turn, conversation, profile))
@@ -378,10 +396,10 @@ async def _adopt(drivers: Drivers, turn: Turn) -> None:
 def _begin_again(turn: Turn, conversation: Conversation, profile: Profile) -> Assignment | None:
     """Return what the driver of a turn needs whose agent never got the message; None if nobody waits for it."""
     policy = (turn.api_key.on_disconnect if turn.api_key else "") or profile.on_disconnect
-    if policy == OnDisconnect.CANCEL and not audit.is_waited_for(turn):
+    if policy == OnDisconnect.CANCEL and not turn.is_background and not audit.is_waited_for(turn):
         return None
-    chat = request_of(turn, profile)
-    found = conversations.found_before(turn, conversation, chat.transcript)
+    chat = _request_again(turn, profile)
+    found = conversations.found_before(turn, conversation, chat)
     return Assignment(
         turn=turn,
         conversation=conversation,
@@ -390,11 +408,32 @@ def _begin_again(turn: Turn, conversation: Conversation, profile: Profile) -> As
         parts=found.parts,
         whole=found.whole,
         form=chat.form,
+        instructions=found.instructions,
+        max_tool_calls=chat.max_tool_calls,
+    )
+
+
+def _request_again(turn: Turn, profile: Profile) -> ChatRequest:
+    """A recorded request as it was read when it came."""
+    if not turn.is_response:
+        return request_of(turn, profile)
+    body = audit.rebuild_request(turn)
+    return responses_request.parse(
+        body,
+        stored=stored_items.named_in(body, tenant_id=turn.tenant_id or 0),
+        client_tools="ignore",
+        accepts_images=True,
+        accepts_remote_images=True,
+        honours_overrides=profile.allows_overrides,
     )
 
 
 def _overrides_again(turn: Turn, profile: Profile) -> LlmOverrides:
-    return chat_request.overrides_in(turn.parameters, ignored=[]) if profile.allows_overrides else LlmOverrides()
+    if not profile.allows_overrides:
+        return LlmOverrides()
+    if turn.is_response:
+        return responses_request.overrides_in(turn.parameters)
+    return chat_request.overrides_in(turn.parameters, ignored=[])
 
 
 async def _find_message(drivers: Drivers, turn: Turn, conversation: Conversation) -> int | None:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -116,6 +116,54 @@ class V1View(AsyncAPIView):
             retry_digest=self.retry_digest,
         )
 
+    async def choose_profile(self, body: Any) -> Profile:
+        """Return the profile that a body names; raises InvalidRequest or ModelNotFound."""
+        self.asked = Asked(body=body)
+        model_id = chat_request.parse_model(body)
+        self.asked = Asked(body=body, model_id=model_id)
+        slug = model_ids.to_slug(model_id)
+        profile = access.cached_profile_for(self.caller, slug) if slug else None
+        if profile is None:
+            profile = await in_thread(lambda: profile_named(self.caller, model_id))
+        self.profile = profile
+        repeat_marks.check_key(self.request.headers)
+        return profile
+
+    def note_digest(self, body: Any) -> None:
+        """Note what a repeat of this request is recognised by."""
+        self.retry_digest = repeat_marks.digest_of(
+            self.endpoint,
+            body,
+            self.request.headers,
+            selecting=(*settings.GATEWAY_CHAT_ID_HEADERS, *settings.GATEWAY_END_USER_HEADERS),
+        )
+
+    async def parsed[T](self, parse: Callable[[], T], *, body: Any) -> T:
+        """Run `parse`, off the event loop for a large body and for one whose schema takes long to check."""
+        is_large = int(self.request.META.get("CONTENT_LENGTH") or 0) > LARGE_BODY_BYTES
+        return await sync_to_async(parse)() if is_large or takes_long(body) else parse()
+
+    def headers_for(self, found: Subscription, ignored: tuple[str, ...]) -> dict[str, str]:
+        """The headers of a reply that comes from a turn."""
+        return {
+            **({CONVERSATION_HEADER: str(found.live.conversation_id)} if found.live.conversation_id else {}),
+            **({MATCH_HEADER: found.match} if found.match else {}),
+            **({HOUSEKEEPING_HEADER: found.task} if found.task else {}),
+            **({ELIDED_HEADER: str(found.elided)} if found.elided else {}),
+            **({IGNORED_HEADER: ", ".join(ignored)} if ignored else {}),
+            **found.limits,
+            **({REPLAYED_HEADER: "true"} if found.is_replay else {}),
+        }
+
+    @asynccontextmanager
+    async def until_answered(self, found: Subscription) -> AsyncIterator[None]:
+        """A client that goes away before there is a response leaves here; later, its `Delivery` sees it."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            turns.leave(found, delivered=False)
+            raise
+
 
 class ModelsView(V1View):
     """`GET /v1/models`: the profiles this key may use. From the database alone, whatever state the agents are in."""
@@ -159,8 +207,8 @@ class ChatCompletionsView(V1View):
     async def post(self, request: Request) -> HttpResponseBase:
         body = await self.read_body()
         chat, profile = await self._understand(body)
-        named = _named(request, chat)
-        self.asked = _asked(chat.raw, chat, named)
+        named = named_by(request, chat)
+        self.asked = asked_by(chat.raw, chat, named)
         self.subscription = found = await turns.join_or_open(
             arrival=self.arrival(),
             asked=self.asked,
@@ -168,29 +216,12 @@ class ChatCompletionsView(V1View):
             profile=profile,
             named=named,
         )
-        self.reply_headers = {
-            **({CONVERSATION_HEADER: str(found.live.conversation_id)} if found.live.conversation_id else {}),
-            **({MATCH_HEADER: found.match} if found.match else {}),
-            **({HOUSEKEEPING_HEADER: found.task} if found.task else {}),
-            **({ELIDED_HEADER: str(found.elided)} if found.elided else {}),
-            **({IGNORED_HEADER: ", ".join(chat.ignored)} if chat.ignored else {}),
-            **found.limits,
-            **({REPLAYED_HEADER: "true"} if found.is_replay else {}),
-        }
+        self.reply_headers = self.headers_for(found, chat.ignored)
         return await (self._streamed(found, chat) if chat.stream else self._collected(found, chat))
 
     async def _understand(self, body: Any) -> tuple[ChatRequest, Profile]:
         """Check the body in the order clients rely on: is it JSON, is there such a model, is the rest right."""
-        self.asked = Asked(body=body)
-        model_id = chat_request.parse_model(body)
-        self.asked = Asked(body=body, model_id=model_id)
-        slug = model_ids.to_slug(model_id)
-        profile = access.cached_profile_for(self.caller, slug) if slug else None
-        if profile is None:
-            profile = await in_thread(lambda: profile_named(self.caller, model_id))
-        self.profile = chosen = profile
-
-        repeat_marks.check_key(self.request.headers)
+        chosen = await self.choose_profile(body)
 
         def parse() -> ChatRequest:
             chat = self.parse(
@@ -201,55 +232,40 @@ class ChatCompletionsView(V1View):
                 honours_overrides=chosen.allows_overrides,
                 refuses_ignored=self.caller.refuses_ignored,
             )
-            self.retry_digest = repeat_marks.digest_of(
-                self.endpoint,
-                body,
-                self.request.headers,
-                selecting=(*settings.GATEWAY_CHAT_ID_HEADERS, *settings.GATEWAY_END_USER_HEADERS),
-            )
+            self.note_digest(body)
             return chat
 
-        is_large = int(self.request.META.get("CONTENT_LENGTH") or 0) > LARGE_BODY_BYTES
-        return (await sync_to_async(parse)() if is_large or takes_long(body) else parse()), chosen
+        return await self.parsed(parse, body=body), chosen
 
     async def _collected(self, found: Subscription, chat: ChatRequest) -> HttpResponseBase:
         live = found.live
         reply = self.reply(live, chat)
-        async with self._until_answered(found):
+        async with self.until_answered(found):
             try:
                 async with asyncio.timeout(settings.GATEWAY_UNSTREAMED_KEEPALIVE_SECONDS or None):
                     ended = await live.result()
             except TimeoutError:
                 return StreamingHttpResponse(_padded(live, reply), content_type="application/json")
         if isinstance(ended, TurnFailed):
-            raise from_failed(_for_repeaters(ended, found.arrival))
+            raise from_failed(for_repeaters(ended, found.arrival))
         return json_response(reply.answered(ended))
 
     async def _streamed(self, found: Subscription, chat: ChatRequest) -> HttpResponseBase:
         """Send headers once the agent has the message, or a moment after the request: whichever is first."""
         live = found.live
-        async with self._until_answered(found):
+        async with self.until_answered(found):
             try:
                 async with asyncio.timeout(settings.GATEWAY_HEADERS_WITHIN_SECONDS):
                     await live.accepted.wait()
             except TimeoutError:
                 pass
         if isinstance(live.ended, TurnFailed):
-            raise from_failed(_for_repeaters(live.ended, found.arrival))
+            raise from_failed(for_repeaters(live.ended, found.arrival))
         stream = self.stream(live, chat)
         response = StreamingHttpResponse(_event_stream(live, stream), content_type="text/event-stream; charset=utf-8")
         response["Cache-Control"] = "no-cache, no-transform"
         response["X-Accel-Buffering"] = "no"
         return response
-
-    @asynccontextmanager
-    async def _until_answered(self, found: Subscription) -> AsyncIterator[None]:
-        """A client that goes away before there is a response leaves here; later, its `Delivery` sees it."""
-        try:
-            yield
-        except asyncio.CancelledError:
-            turns.leave(found, delivered=False)
-            raise
 
 
 class CompletionView(V1View):
@@ -306,7 +322,7 @@ async def _padded(live: LiveTurn, reply: CollectedReply | TextReply) -> AsyncIte
     yield json_bytes(reply.failed(ended) if isinstance(ended, TurnFailed) else reply.answered(ended))
 
 
-def _for_repeaters(ended: TurnFailed, arrival: Arrival) -> TurnFailed:
+def for_repeaters(ended: TurnFailed, arrival: Arrival) -> TurnFailed:
     """A client whose repeat would be recognised is welcome to come again when a turn is handed to another process."""
     if ended.is_handover and arrival.may_be_repeated:
         return replace(ended, headers={"Retry-After": "1"})
@@ -329,7 +345,7 @@ def _model(profile: Profile) -> dict[str, Any]:
     return model_ids.model_object(slug=profile.slug, created=created, description=profile.description)
 
 
-def _asked(body: Any, chat: ChatRequest, named: Named) -> Asked:
+def asked_by(body: Any, chat: ChatRequest, named: Named) -> Asked:
     return Asked(
         body=body,
         model_id=chat.model,
@@ -340,7 +356,7 @@ def _asked(body: Any, chat: ChatRequest, named: Named) -> Asked:
     )
 
 
-def _named(request: Request, chat: ChatRequest) -> Named:
+def named_by(request: Request, chat: ChatRequest) -> Named:
     """Return what the request says of where it belongs. An end user named in the body wins over one in a header."""
     chat_id = _first_of(settings.GATEWAY_CHAT_ID_HEADERS, request)
     return Named(
@@ -404,6 +420,7 @@ async def root_view(_: HttpRequest) -> JsonResponse:
             "description": "Agents as models, for OpenAI clients.",
             "models": "/v1/models",
             "chat": "/v1/chat/completions",
+            "responses": "/v1/responses",
             "admin": "/admin/",
         }
     )

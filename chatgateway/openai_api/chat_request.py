@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -63,6 +64,10 @@ class ChatRequest:
     client_tools_sent: bool
     raw: dict[str, Any]
     form: AnswerForm = field(default_factory=AnswerForm)
+    # Only requests to /v1/responses have these.
+    instructions: str | None = None  # a system text for this turn alone; "" if none were sent, None in chats
+    is_background: bool = False
+    max_tool_calls: int | None = None
 
 
 def parse_model(body: object) -> str:
@@ -110,12 +115,7 @@ def parse(
     client_tools_sent = _client_tools(raw, policy=client_tools, ignored=ignored)
     overrides = overrides_in(raw, ignored=ignored) if honours_overrides else LlmOverrides()
     ignored += _unknown(raw)
-    if refuses_ignored and ignored:
-        raise InvalidRequest(
-            f"'{ignored[0]}' has no effect with this model, and this API key refuses what has none. Leave it out.",
-            param=ignored[0],
-            code="unsupported_parameter",
-        )
+    refuse_first(ignored if refuses_ignored else ())
     return ChatRequest(
         model=model,
         transcript=parse_messages(
@@ -124,7 +124,7 @@ def parse(
         stream=stream,
         include_usage=include_usage,
         overrides=overrides,
-        end_user=_end_user(raw),
+        end_user=end_user_of(raw),
         metadata=dict(raw.get("metadata") or {}),
         store=raw.get("store") is not False,
         service_tier_sent=raw.get("service_tier") is not None,
@@ -194,7 +194,17 @@ def overrides_in(raw: dict[str, Any], *, ignored: list[str]) -> LlmOverrides:
     )
 
 
-def _end_user(raw: dict[str, Any]) -> str | None:
+def refuse_first(ignored: Sequence[str]) -> None:
+    """Raise InvalidRequest for the first of the parameters that would have no effect."""
+    for name in ignored:
+        raise InvalidRequest(
+            f"'{name}' has no effect with this model, and this API key refuses what has none. Leave it out.",
+            param=name,
+            code="unsupported_parameter",
+        )
+
+
+def end_user_of(raw: dict[str, Any]) -> str | None:
     """Pipelines of chat UIs put a whole object into `user`; it names the user by its JSON text, whatever the order
     of its keys, or by that text's digest where it is too long to be a name."""
     user = raw.get("safety_identifier") or raw.get("user") or None

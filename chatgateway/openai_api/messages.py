@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from chatgateway.errors import InvalidRequest
@@ -41,6 +41,9 @@ _REFUSED_TYPES = {
 }
 _DETAILS = ("auto", "low", "high", "original")
 
+# A message with its number in the list that holds it, and its path in the body.
+Placed = tuple[int, str, dict[str, Any]]
+
 
 def parse_messages(value: object, *, accepts_images: bool, accepts_remote_images: bool) -> Transcript:
     """The transcript, or InvalidRequest naming the message and the part (`messages.0.content.1`).
@@ -48,11 +51,44 @@ def parse_messages(value: object, *, accepts_images: bool, accepts_remote_images
     Expects a body that went through `plain_json.cleaned`.
     """
     messages = _message_list(value)
+    placed = [(index, f"messages.{index}", message) for index, message in enumerate(messages)]
+    return transcript_at(
+        placed,
+        sent=messages,
+        whole="messages",
+        accepts_images=accepts_images,
+        accepts_remote_images=accepts_remote_images,
+    )
+
+
+def transcript_at(
+    placed: Iterable[Placed],
+    *,
+    sent: Sequence[dict[str, Any]],
+    whole: str,
+    accepts_images: bool,
+    accepts_remote_images: bool,
+) -> Transcript:
+    """`parse_messages` for messages that stand somewhere else in a body. `whole` is the parameter that holds them,
+    `sent` what the caller put there."""
+    system_texts, spoken = spoken_at(
+        placed, whole=whole, accepts_images=accepts_images, accepts_remote_images=accepts_remote_images
+    )
+    if whole == "messages":
+        while spoken and spoken[-1].role == "assistant" and spoken[-1].is_blank:
+            spoken.pop()  # the place where a chat UI wants the answer
+    _check_end(spoken, whole=whole)
+    return transcript_of(messages=sent, system_texts=system_texts, spoken=spoken)
+
+
+def spoken_at(
+    placed: Iterable[Placed], *, whole: str, accepts_images: bool, accepts_remote_images: bool
+) -> tuple[list[str], list[EarlierMessage]]:
+    """The system's texts and the other messages, whatever the last of them is."""
     system_texts: list[str] = []
     spoken: list[EarlierMessage] = []
     text_bytes = 0
-    for index, message in enumerate(messages):
-        path = f"messages.{index}"
+    for index, path, message in placed:
         role = _role(message, path=path)
         parts = _parts(
             message, role=role, path=path, accepts_images=accepts_images, accepts_remote_images=accepts_remote_images
@@ -62,16 +98,13 @@ def parse_messages(value: object, *, accepts_images: bool, accepts_remote_images
         text_bytes += sum(_utf8_length(call.arguments) for call in calls)
         if text_bytes > MAX_TEXT_BYTES:
             raise InvalidRequest(
-                f"The messages hold more than {MAX_TEXT_BYTES // 1024 // 1024} MiB of text.", param="messages"
+                f"'{whole}' holds more than {MAX_TEXT_BYTES // 1024 // 1024} MiB of text.", param=whole
             )
         if role in _SYSTEM_ROLES:
             system_texts.extend(part.text for part in parts if isinstance(part, TextPart))
         else:
-            spoken.append(_spoken(message, index=index, role=role, parts=parts, calls=calls))
-    while spoken and spoken[-1].role == "assistant" and spoken[-1].is_blank:
-        spoken.pop()  # the place where a chat UI wants the answer
-    _check_end(spoken)
-    return transcript_of(messages=messages, system_texts=system_texts, spoken=spoken)
+            spoken.append(_spoken(message, index=index, path=path, role=role, parts=parts, calls=calls))
+    return system_texts, spoken
 
 
 def _message_list(value: object) -> Sequence[dict[str, Any]]:
@@ -225,11 +258,16 @@ def _tool_call(call: object, *, text_key: str, call_id: str, path: str) -> ToolC
 
 
 def _spoken(
-    message: dict[str, Any], *, index: int, role: str, parts: tuple[UserPart, ...], calls: tuple[ToolCall, ...]
+    message: dict[str, Any],
+    *,
+    index: int,
+    path: str,
+    role: str,
+    parts: tuple[UserPart, ...],
+    calls: tuple[ToolCall, ...],
 ) -> EarlierMessage:
     if role not in ("tool", "function"):
         return EarlierMessage(index=index, role=_SPOKEN_ROLES[role], parts=parts, tool_calls=calls)
-    path = f"messages.{index}"
     return EarlierMessage(
         index=index,
         role="tool",
@@ -239,20 +277,27 @@ def _spoken(
     )
 
 
-def _check_end(spoken: Sequence[EarlierMessage]) -> None:
-    """The last message must be something an agent can answer, or an answer it can go on with."""
+def _check_end(spoken: Sequence[EarlierMessage], *, whole: str) -> None:
+    """The last message must be something an agent can answer, or in chats an answer it can go on with."""
     if all(message.role == "assistant" for message in spoken):
-        raise InvalidRequest("'messages' holds no user message, so there is nothing to answer.", param="messages")
+        raise InvalidRequest(f"'{whole}' holds no user message, so there is nothing to answer.", param=whole)
     last = spoken[-1]
     if last.tool_calls:
         raise InvalidRequest(
             "The last message is a tool call without its result. Send the tool's message after it.",
-            param="messages",
+            param=whole,
+            code="unsupported_value",
+        )
+    if last.role == "assistant" and whole != "messages":
+        raise InvalidRequest(
+            "The last message is the assistant's. Name the response in 'previous_response_id' to go on after it, and "
+            'end with a user message, for example "continue".',
+            param=whole,
             code="unsupported_value",
         )
     if last.is_blank:
         raise InvalidRequest(
-            "The last user message is empty. Write what the agent should do.", param=f"messages.{last.index}.content"
+            "The last user message is empty. Write what the agent should do.", param=f"{whole}.{last.index}.content"
         )
 
 

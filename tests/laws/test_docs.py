@@ -16,7 +16,8 @@ from django.apps import apps
 from django.db.models import Model
 
 from chatgateway.models import Turn
-from chatgateway.openai_api.chat_request import PARAMETERS
+from chatgateway.openai_api import responses_parameters
+from chatgateway.openai_api.chat_request import PARAMETERS, Parameter
 from tests import factories
 from tests.fakes.agent_script import Answer
 from tests.fakes.agent_server import FakeAgentServer
@@ -90,6 +91,8 @@ def test_every_reply_header_that_the_code_sets_is_documented() -> None:
         ("POST", "/v1/chat/completions", {"stream": True, "seed": 1}),
         ("POST", "/v1/chat/completions", {"seed": 1}),
         ("POST", "/v1/chat/completions", {"n": 2}),
+        ("POST", "/v1/responses", {"input": "Hi", "truncation": "auto"}),
+        ("POST", "/v1/responses", {"input": "Hi", "stream": True}),
         ("PUT", "/v1/chat/completions", {}),
         ("GET", "/v1/models", {}),
     ],
@@ -109,8 +112,12 @@ def test_every_route_and_method_is_documented_and_no_other() -> None:
     assert documented_routes() - {"GET /", "GET /v1"} == code_facts.routes()
 
 
-def test_the_parameter_table_is_the_codes_own() -> None:
-    table = [row for row in pages.rows(pages.section(HTTP_API, "## Parameters")) if len(row) == 3]
+@pytest.mark.parametrize(
+    ("heading", "parameters"),
+    [("## Parameters", PARAMETERS), ("## Parameters of responses", responses_parameters.PARAMETERS)],
+)
+def test_the_parameter_table_is_the_codes_own(heading: str, parameters: tuple[Parameter, ...]) -> None:
+    table = [row for row in pages.rows(pages.section(HTTP_API, heading)) if len(row) == 3]
 
     assert table == [
         [
@@ -120,7 +127,7 @@ def test_the_parameter_table_is_the_codes_own() -> None:
             else TREATMENTS[parameter.treatment],
             parameter.note,
         ]
-        for parameter in PARAMETERS
+        for parameter in parameters
     ]
 
 

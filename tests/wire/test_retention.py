@@ -24,6 +24,7 @@ from chatgateway.models import (
     Conversation,
     Erasure,
     Event,
+    Frame,
     Image,
     Leftover,
     Message,
@@ -102,6 +103,22 @@ def test_texts_go_when_their_time_is_over_and_figures_stay(http: httpx.Client, a
     )  # fmt: skip
     assert after.content_removed_by == "Texts are kept for 30 days (profile chat)."
     assert after.content_removed_at is not None
+
+
+def test_what_a_response_showed_goes_with_its_texts(http: httpx.Client, agent_server: FakeAgentServer) -> None:
+    agent_server.script(Answer(f"Said {SECRET}."))
+    named = http.post("/v1/conversations", json={"metadata": {"topic": SECRET}}).json()["id"]
+    body = {"model": "openhands_chat", "input": SECRET, "instructions": SECRET, "conversation": named}
+    reply = http.post("/v1/responses", json=body)
+    assert (reply.status_code, Frame.objects.count() > 0) == (200, True)
+    keep(keep_content_days=30)
+    aged(31)
+    Conversation.objects.update(state="expired")
+
+    retention.sweep()
+
+    assert SECRET not in dump()
+    assert (Frame.objects.count(), Message.objects.count()) == (0, 0)
 
 
 def test_before_its_time_nothing_goes(http: httpx.Client) -> None:
