@@ -5,6 +5,7 @@ from __future__ import annotations
 from chatgateway.errors import InvalidRequest
 from chatgateway.openai_api import parameters as chat
 from chatgateway.openai_api.parameters import Parameter
+from chatgateway.openai_api.structured_output import text_format
 
 # What replies may be asked to include (the SDK's `ResponseIncludable`); an agent's replies hold none of it.
 INCLUDABLE = (
@@ -54,12 +55,7 @@ def _text(param: str, value: object) -> None:
     if value.get("verbosity") is not None:
         chat._one_of("low", "medium", "high")(f"{param}.verbosity", value["verbosity"])
     if value.get("format") is not None:
-        _text_format(f"{param}.format", value["format"])
-
-
-def _text_format(param: str, value: object) -> None:
-    """The one place where an answer's format is read."""
-    chat._response_format(param, value)
+        text_format(value["format"], param=f"{param}.format")
 
 
 def _include(param: str, value: object) -> None:
@@ -113,7 +109,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         "`effort` for each call of the LLM; summaries come whatever `summary` says.",
         is_override=True,
     ),
-    _row("text", "refuse", _text, "`format` only `text`; `verbosity` has no effect."),
+    _row(
+        "text",
+        "honour",
+        _text,
+        "`format` of type `text`, `json_object` or `json_schema`, as in [structured output](#structured-output); "
+        "`verbosity` has no effect.",
+    ),
     _row("include", "ignore", _include, "OpenAI's values; an agent's reply holds none of it."),
     _row("truncation", "ignore", chat._one_of("auto", "disabled"), "Agents shorten their history by themselves."),
     _row(

@@ -11,6 +11,7 @@ from typing import Any
 
 from chatgateway.errors import InvalidRequest
 from chatgateway.openai_api import chat_request
+from chatgateway.openai_api.answer_form import form_in
 from chatgateway.openai_api.chat_request import ChatRequest, ClientTools, LlmOverrides, parse_model
 from chatgateway.openai_api.plain_json import cleaned
 from chatgateway.openai_api.responses_input import Item, parse_input
@@ -72,6 +73,7 @@ def parse(
         ignored=tuple(ignored),
         client_tools_sent=client_tools_sent,
         raw=raw,
+        form=form_in(raw),
         instructions=raw.get("instructions") or "",
         is_background=bool(raw.get("background")),
         max_tool_calls=raw.get("max_tool_calls"),

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from openai import InternalServerError, NotFoundError, OpenAI
 from openai.types.responses import Response, ResponseStreamEvent
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from chatgateway.models import Turn
 from profiles import access
@@ -31,7 +31,7 @@ KEYS = {
 }  # fmt: skip
 
 
-def ask(text: str = "Hi", **more: object) -> dict[str, Any]:
+def ask(text: str = "Hi", /, **more: object) -> dict[str, Any]:
     return {"model": "openhands_chat", "input": text} | more
 
 
@@ -195,6 +195,60 @@ def test_what_is_wrong_is_named(http: httpx.Client, body: dict[str, Any], param:
     assert (reply.status_code, error["param"]) == (400, param)
     assert error["code"] == (code or error["code"])
     assert Turn.objects.get().outcome == "refused"
+
+
+class Person(BaseModel):
+    name: str
+    age: int
+
+
+AS_PERSON = {"format": {"type": "json_schema", "name": "person", "schema": Person.model_json_schema()}}
+
+
+def test_the_sdk_parses_a_response(client: OpenAI, agent_server: FakeAgentServer) -> None:
+    agent_server.script(Answer('```json\n{"name": "Ada", "age": 36}\n```'))
+
+    parsed = client.responses.parse(model="openhands_chat", input="Who?", text_format=Person)
+
+    assert parsed.output_parsed == Person(name="Ada", age=36)
+    assert parsed.text.format.type == "json_schema"
+    assert client.responses.retrieve(parsed.id).output_text == '{"name": "Ada", "age": 36}'
+
+
+def test_a_streamed_response_has_its_json_whole_and_keeps_it(
+    http: httpx.Client, client: OpenAI, agent_server: FakeAgentServer
+) -> None:
+    agent_server.script(Answer("Ada, I think."))
+    agent_server.script(Answer('{"name": "Ada", "age": 36}'))
+
+    found = events(http.post(RESPONSES, json=ask(stream=True, text=AS_PERSON)).text)
+
+    [text] = [event["text"] for event in of_type(found, "output_text.done")]
+    assert json.loads(text) == {"name": "Ada", "age": 36}
+    assert [event["delta"] for event in of_type(found, "output_text.delta")] == [text]
+    identity = found[-1]["response"]["id"]
+    assert events(http.get(f"{RESPONSES}/{identity}?stream=true").text) == found
+    assert Turn.objects.count() == 1
+
+
+def test_a_response_that_is_wrong_twice_fails(http: httpx.Client, agent_server: FakeAgentServer) -> None:
+    for _ in range(4):
+        agent_server.script(Answer("No JSON."))
+
+    collected = http.post(RESPONSES, json=ask(text={"format": {"type": "json_object"}}))
+    streamed = events(http.post(RESPONSES, json=ask("Again", stream=True, text=AS_PERSON)).text)
+
+    assert (collected.status_code, collected.json()["error"]["code"]) == (502, "invalid_structured_output")
+    assert streamed[-1]["type"] == "response.failed"
+    assert of_type(streamed, "output_text.delta") == []
+
+
+def test_a_schema_that_cannot_be_used_is_named(http: httpx.Client) -> None:
+    wrong = {"format": {"type": "json_schema", "name": "x", "schema": {"type": "nonsense"}}}
+
+    reply = http.post(RESPONSES, json=ask(text=wrong))
+
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "text.format.schema")
 
 
 @pytest.mark.parametrize(
