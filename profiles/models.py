@@ -384,7 +384,7 @@ class Profile(models.Model):
         null=True,
         blank=True,
         validators=[MaxValueValidator(36_500)],
-        help_text="Days after a turn ended. Then its row is deleted, and with it all figures that it adds to. 0: for "
+        help_text="Days after a turn ended. Then its row is deleted; what it used and cost stays in the ledger. 0: for "
         "ever. Empty: GATEWAY_KEEP_USAGE_DAYS.",
     )
 

@@ -17,7 +17,7 @@ class Migration(migrations.Migration):
     operations = [
         migrations.AlterModelOptions(
             name='agentserver',
-            options={'ordering': ['name'], 'permissions': [('operate_agentserver', 'Can test, drain, disable and enable agent-servers')], 'verbose_name': 'agent-server'},
+            options={'ordering': ['name'], 'permissions': [('operate_agentserver', 'Can test agent-servers')], 'verbose_name': 'agent-server'},
         ),
         migrations.AlterModelOptions(
             name='turn',

@@ -27,7 +27,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='profile',
             name='keep_usage_days',
-            field=models.PositiveIntegerField(blank=True, help_text='Days after a turn ended. Then its row is deleted, and with it all figures that it adds to. 0: for ever. Empty: GATEWAY_KEEP_USAGE_DAYS.', null=True, validators=[django.core.validators.MaxValueValidator(36500)], verbose_name='turns are kept for'),
+            field=models.PositiveIntegerField(blank=True, help_text='Days after a turn ended. Then its row is deleted; what it used and cost stays in the ledger. 0: for ever. Empty: GATEWAY_KEEP_USAGE_DAYS.', null=True, validators=[django.core.validators.MaxValueValidator(36500)], verbose_name='turns are kept for'),
         ),
         migrations.CreateModel(
             name='ChangeRecord',
