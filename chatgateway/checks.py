@@ -24,7 +24,7 @@ def check_shared_servers(**_: Any) -> list[CheckMessage]:
         return []
     try:
         shared = list(_in_use().shared_by_tenants())
-        return [_of_shared(server, n_tenants=server.n_tenants) for server in shared]  # type: ignore[attr-defined]
+        return [_of_shared(server, n_tenants=server.n_tenants) for server in shared]
     except DatabaseError:  # not migrated yet, or not reachable: other commands say so
         return []
 
