@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from chatgateway.models import Conversation, Turn
+from tests.clients.playing import play_python
 from tests.fakes.agent_script import Answer, Fail, Step
 from tests.fakes.agent_server import FakeAgentServer
 from tests.gateway_process import LiveGateway
-from tests.clients.playing import play_python
 from tests.wire.test_repeats import runs
 from tests.wire.test_responses import with_tools
 
