@@ -8,7 +8,7 @@ import pytest
 
 from chatgateway.models import Turn
 from tests.clients.playing import play_node
-from tests.fakes.agent_script import Answer, Fail, Hang, Step
+from tests.fakes.agent_script import Answer, Fail, Hang, Move, Step
 from tests.fakes.agent_server import FakeAgentServer
 from tests.gateway_process import LiveGateway
 from tests.wire.test_repeats import runs
@@ -17,7 +17,7 @@ from tests.wire.test_responses import with_tools
 SCRIPT = "ai_sdk_responses.mjs"
 THREE = ["one", "two", "three"]
 STREAMED_OR_NOT = pytest.mark.parametrize("stream", [False, True], ids=["generateText", "streamText"])
-MOVES = {
+MOVES: dict[str, list[Move]] = {
     "look": [Step(command="ls", thought="I shall look at all of the files now."), Step(command="pwd"), Answer("Two.")],
     "parse": [Answer('```json\n{"name": "Ada", "age": 36}\n```')],
     "hang": [Hang()],
