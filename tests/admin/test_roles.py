@@ -30,7 +30,7 @@ OPEN_TO_ALL = {
     "profiles_failedauthentication_changelist", "profiles_failedauthentication_change",
     "profiles_failedauthentication_history", "chatgateway_erasure_retention",
     "chatgateway_alert_changelist", "chatgateway_alert_change", "chatgateway_alert_history",
-    "profiles_apikey_turns_of", "profiles_profile_turns_of", "profiles_profile_retention",
+    "profiles_apikey_turns_of", "profiles_apikey_how_to_use", "profiles_profile_turns_of", "profiles_profile_retention",
     "chatgateway_agentserver_turns_of",
     *(f"{model}_{page}" for model in EDITED for page in ("changelist", "change")),
 }  # fmt: skip

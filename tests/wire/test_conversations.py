@@ -130,7 +130,8 @@ def test_a_conversation_is_its_tenants_alone(client: OpenAI, client_with: Callab
     [
         ("POST", "", {"metadata": {"a": 1}}, "metadata"),
         ("POST", "", {"items": "text"}, "items"),
-        ("POST", "", {"items": []}, "items"),
+        ("POST", "/{id}/items", {"items": []}, "items"),
+        ("POST", "", {"items": {}}, "items"),
         ("POST", "", {"items": [{"type": "compaction"}]}, "items.0.type"),
         ("POST", "", {"items": [{"role": "king", "content": ""}]}, "items.0.role"),
         ("POST", "", [], None),
