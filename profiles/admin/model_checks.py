@@ -62,7 +62,7 @@ def check(request: HttpRequest) -> JsonResponse:
     form = _Typed(request.GET)
     if not form.is_valid():
         field, errors = next(iter(form.errors.items()))
-        return JsonResponse({"findings": [asdict(Finding(field=field, state="error", text=errors[0]))]})
+        return JsonResponse({"findings": [asdict(Finding(field=field, state="error", text=str(errors[0])))]})
     found = findings(form.cleaned_data, Profile.objects.filter(pk=form.cleaned_data["profile"]).first())
     return JsonResponse({"findings": [asdict(finding) for finding in found]})
 

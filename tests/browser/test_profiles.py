@@ -162,7 +162,7 @@ def test_the_history_of_a_profile_is_one_click_from_its_form_and_masks_secrets(s
         page.wait_for_load_state("networkidle")
         page.click("a[href$='/history/']")
         page.wait_for_url("**/changerecord/**")
-        listed = page.inner_text("#content")
+        listed = page.inner_text("#content").lower()
         page.locator("#result_list tbody th a").first.click()
         page.locator(".gw-before-after").wait_for()
         return listed, page.inner_text("#content")
