@@ -19,7 +19,7 @@ from tests.fakes.agent_server import FakeAgentServer
 from tests.gateway_process import LiveGateway
 from tests.wire.test_repeats import runs
 
-Play = Callable[..., list[Any]]
+Play = Callable[..., dict[str, Any]]
 
 with_openai_2 = partial(play_python, environment="clients_env/openai_2")
 CLIENTS: dict[str, Play] = {
@@ -55,7 +55,7 @@ def test_three_turns_are_one_agent_that_is_told_each_message_once(
     agent_server.script(Step(command="ls"), Answer("Two files."))
     agent_server.script(Answer("Three."))
 
-    said = play(served, steps=[["say", "a"], ["stream", "b"], ["say", "c"]])
+    said = play(served, steps=[["say", "a"], ["stream", "b"], ["say", "c"]])["said"]
 
     assert said == ["One.", "Two files.", "Three."]
     assert asked(agent_server.only_conversation) == ["a", "b", "c"]
@@ -86,7 +86,7 @@ def test_an_answer_that_was_stopped_is_gone_on_with(
     agent_server.script(Answer(chunks=("One ", "two ", "three."), gate=Gate(), hold_after=2))
     agent_server.script(Answer("Third."))
 
-    said = play(served, steps=[["say", "a"], ["stop", "b", "One two "], ["say", "c"]])
+    said = play(served, steps=[["say", "a"], ["stop", "b", "One two "], ["say", "c"]])["said"]
 
     assert said == ["First.", "One two ", "Third."]
     assert [turn.outcome for turn in Turn.objects.order_by("arrival")] == ["answered", "cancelled", "answered"]
@@ -103,7 +103,7 @@ def test_structured_output_is_parsed_and_failures_say_why_and_are_not_run_again(
     agent_server.script(Fail.wrong_key())
     agent_server.script(Fail.unknown_model())
 
-    parsed, said, streamed = play(served, steps=[["parse", "Who?"], ["say", "Hi"], ["stream", "Hello"]])
+    parsed, said, streamed = play(served, steps=[["parse", "Who?"], ["say", "Hi"], ["stream", "Hello"]])["said"]
 
     assert parsed == {"name": "Ada", "age": 36}
     assert "refused the gateway's credentials" in said["message"].replace("\\", "")
@@ -117,7 +117,7 @@ def test_llama_index_asks_for_text_completions_unless_told_otherwise(
 ) -> None:
     agent_server.script(Answer("Completed."))
 
-    said = CLIENTS["LlamaIndex"](served, steps=[["complete", "Hi"]])
+    said = CLIENTS["LlamaIndex"](served, steps=[["complete", "Hi"]])["said"]
 
     assert said == ["Completed."]
     assert Turn.objects.get().endpoint == "completions"

@@ -43,7 +43,7 @@ class Talk:
 def play(client: type[Any]) -> None:
     given = json.loads(sys.argv[1])
     talk = client(given)
-    print(json.dumps([_done(talk, *step) for step in given["steps"]]))
+    print(json.dumps({"said": [_done(talk, *step) for step in given["steps"]]}))
 
 
 def _done(talk: Any, deed: str, *arguments: Any) -> Any:

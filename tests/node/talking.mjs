@@ -14,5 +14,5 @@ export async function play(Client) {
       results.push({ error: error.name, message: error.message });
     }
   }
-  console.log(JSON.stringify(results));
+  console.log(JSON.stringify({ said: results }));
 }
