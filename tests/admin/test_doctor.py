@@ -140,7 +140,7 @@ def test_without_an_agent_server_the_reason_is_the_callers(examine: Examine) -> 
     found, status = examine("chat", "--only", "chat")
 
     assert status == 1
-    assert "503 service_unavailable: No agent-server answers" in found["Answers, collected"][1]
+    assert "503 service_unavailable: No agent-server is set up" in found["Answers, collected"][1]
 
 
 def test_a_gateway_that_does_not_run_names_the_setting(examine: Examine, settings: Settings) -> None:
