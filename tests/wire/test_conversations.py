@@ -161,8 +161,8 @@ def test_nothing_can_be_slipped_into_a_conversation_that_has_begun(http: httpx.C
 
 
 def test_the_last_item_can_be_taken_back_until_there_is_a_turn(strict: OpenAI) -> None:
-    message = {"type": "message", "role": "user"}
-    made = strict.conversations.create(items=[{**message, "content": "one"}, {**message, "content": "two"}])
+    items: Any = [user("one"), user("two")]
+    made = strict.conversations.create(items=items)
     first, last = strict.conversations.items.list(made.id, order="asc").data
 
     assert strict.conversations.items.delete(last.id, conversation_id=made.id).id == made.id
@@ -179,8 +179,8 @@ def test_the_last_item_can_be_taken_back_until_there_is_a_turn(strict: OpenAI) -
 
 
 def test_only_the_last_item_can_be_taken_back(strict: OpenAI) -> None:
-    message = {"type": "message", "role": "user"}
-    made = strict.conversations.create(items=[{**message, "content": "one"}, {**message, "content": "two"}])
+    items: Any = [user("one"), user("two")]
+    made = strict.conversations.create(items=items)
     first = strict.conversations.items.list(made.id, order="asc").data[0]
 
     with pytest.raises(BadRequestError) as raised:
