@@ -165,7 +165,7 @@ def test_a_new_step_appears_while_one_looks_and_the_answer_at_the_end(
             gate.open()
             asked.result(30)
             visit.page.frame_locator('iframe[title="Answer"]').get_by_text("All").wait_for()
-            return visit.page.inner_text("#content"), visit.page.locator("[data-steps] .gw-step").count()
+            return visit.page.inner_text("#content"), visit.page.locator("[data-steps] .gw-step-tool").count()
 
     (text, count), complaints = browse(served.url, steps)
 
