@@ -9,10 +9,13 @@ uses the ORM.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import datetime as dt
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
+from uuid import UUID
 
 from django.db import DEFAULT_DB_ALIAS, connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -91,11 +94,7 @@ def _marks(
     for column in columns:
         field = column.field
         value = field.pre_save(row, add=True) if column.makes_up else getattr(row, field.attname)
-        if type(value) in column.plain:
-            parameters.append(value)
-            marks.append("%s")
-        else:
-            marks.append(_adapted(column, value, parameters, database))
+        marks.append(_adapted(column, value, parameters, database))
     return tuple(marks)
 
 
@@ -136,11 +135,13 @@ def _key_of(value: Any) -> Any:
 
 
 def _compared_with(model: type[models.Model], where: Mapping[str, Any], database: BaseDatabaseWrapper) -> list[Any]:
-    return [
-        _column(model, name, database.vendor).field.get_db_prep_value(value, database)
-        for name, value in where.items()
-        if value is not None
-    ]
+    parameters: list[Any] = []
+    for name, value in where.items():
+        if value is not None:
+            column = _column(model, name, database.vendor)
+            quick = column.quick.get(type(value))
+            parameters.append(quick(value) if quick is not None else column.field.get_db_prep_value(value, database))
+    return parameters
 
 
 # --- texts, each made once --------------------------------------------------------------------------------------------
@@ -208,12 +209,13 @@ def _table(model: type[models.Model]) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Column:
-    """`makes_up`: the field itself says what is written. `plain`: types of values that the drivers take as they are."""
+    """`makes_up`: the field itself says what is written. `quick` says, for types of values, what makes of one what the
+    driver takes; what it has nothing for is left to the field."""
 
     field: _Field
     quoted: str
     makes_up: bool
-    plain: frozenset[type]
+    quick: Mapping[type, Callable[[Any], Any]]
 
 
 @cache
@@ -227,8 +229,8 @@ def _columns(model: type[models.Model], vendor: str) -> tuple[_Column, ...]:
 
 
 @cache
-def _column(model: type[models.Model], name: str, _vendor: str) -> _Column:
-    """`_vendor` is part of the caches' keys: databases quote names and store values differently."""
+def _column(model: type[models.Model], name: str, vendor: str) -> _Column:
+    """`vendor` is part of the caches' keys: databases quote names and store values differently."""
     field = next((field for field in model._meta.concrete_fields if name in (field.name, field.attname)), None)
     if field is None:
         raise ValueError(f"{model.__name__} has no column {name}")
@@ -237,29 +239,57 @@ def _column(model: type[models.Model], name: str, _vendor: str) -> _Column:
         field=field,
         quoted=connections[DEFAULT_DB_ALIAS].ops.quote_name(field.column),
         makes_up=type(field).pre_save is not models.Field.pre_save,
-        plain=_taken_as_is(field),
+        quick=_quick(field, vendor),
     )
 
 
-def _taken_as_is(field: _Field) -> frozenset[type]:
-    """Most columns are text and numbers."""
-    match field.get_internal_type():
+def _quick(field: _Field, vendor: str) -> dict[type, Callable[[Any], Any]]:
+    """What Django's fields and operations make of the values that nearly all columns hold, without their detours."""
+    is_sqlite = vendor == "sqlite"
+    target = field.target_field if isinstance(field, models.ForeignKey) else field
+    adapters: dict[type, Callable[[Any], Any]] = {}
+    match target.get_internal_type():
         case "CharField" | "TextField" if type(field).__module__.startswith("django."):
-            return frozenset({str, type(None)})
-        case "ForeignKey" | "IntegerField" | "PositiveIntegerField" | "PositiveSmallIntegerField" | "BigIntegerField":
-            return frozenset({int, type(None)})
+            adapters[str] = _itself
+        case kind if kind.endswith(("IntegerField", "AutoField")):
+            adapters[int] = _itself
         case "BooleanField":
-            return frozenset({bool, type(None)})
-        case "DateTimeField" | "DecimalField":
-            return frozenset({type(None)})
+            adapters[bool] = _itself
+        case "UUIDField":
+            adapters[UUID] = _hex if is_sqlite else _itself
+        case "DateTimeField" if is_sqlite:
+            adapters[dt.datetime] = _utc_text
+        case "DateTimeField":
+            adapters[dt.datetime] = _itself
+        case "JSONField" if is_sqlite and type(field) is models.JSONField and field.encoder is None:
+            adapters[dict] = adapters[list] = json.dumps
+            return adapters  # None is JSON's null there
+        case "DecimalField":
+            pass
         case _:
-            return frozenset()
+            return adapters
+    adapters[type(None)] = _itself
+    return adapters
+
+
+def _itself[V](value: V) -> V:
+    return value
+
+
+def _hex(value: UUID) -> str:
+    return value.hex
+
+
+def _utc_text(value: dt.datetime) -> str:
+    assert value.tzinfo is not None
+    return str((value if value.tzinfo is dt.UTC else value.astimezone(dt.UTC)).replace(tzinfo=None))
 
 
 def _adapted(column: _Column, value: Any, parameters: list[Any], database: BaseDatabaseWrapper) -> str:
     """Append what the driver takes for a value, and return what stands for it in the statement."""
-    if type(value) in column.plain:
-        parameters.append(value)
+    quick = column.quick.get(type(value))
+    if quick is not None:
+        parameters.append(quick(value))
     elif isinstance(value, BaseExpression):
         text, values = _compiled(column.field.model, value, database.vendor)
         parameters += values
