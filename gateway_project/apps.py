@@ -15,6 +15,7 @@ class GatewayProjectConfig(AppConfig):
     verbose_name = "Gateway"
 
     def ready(self) -> None:
+        from gateway_project import checks  # noqa: F401  # registers them
         from gateway_project.admin_site import remove_first_login
 
         user_logged_in.connect(remove_first_login, dispatch_uid="remove-first-login")

@@ -5,6 +5,7 @@ Secrets can also be given as a file: `NAME_FILE=/run/secrets/name` wins over not
 
 from __future__ import annotations
 
+import datetime as dt
 import ipaddress
 import os
 import re
@@ -130,6 +131,19 @@ def _headers(name: str, default: list[str]) -> list[str]:
     return values
 
 
+def _roles(name: str) -> dict[str, str]:
+    """Which group of the identity provider has which role here: group=role, …"""
+    roles = {}
+    for pair in _list(name):
+        group, _, role = (text.strip() for text in pair.rpartition("="))
+        if not group or role not in {"administrator", "operator", "auditor", "superuser"}:
+            raise ImproperlyConfigured(
+                f"{name}: {pair!r} is not group=role. Roles are administrator, operator, auditor and superuser."
+            )
+        roles[group] = role
+    return roles
+
+
 def _paths(name: str) -> list[str]:
     for path in (values := _list(name)):
         if not path.startswith("/"):
@@ -216,6 +230,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "axes",
     "corsheaders",
     "rest_framework",
     "profiles",
@@ -234,6 +249,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 API_MIDDLEWARE = ["chatgateway.middleware.RequestIdentity", "chatgateway.middleware.ApiCors"]
 ROOT_URLCONF = "gateway_project.urls"
@@ -276,7 +292,8 @@ def _database(url: str) -> dict[str, Any]:
         # A file, not memory: the writer thread, the tests and the live server each have a connection.
         config["TEST"] = {"NAME": str(Path(config["NAME"]).with_name(f"test-{os.getpid()}.sqlite3"))}
     elif config.get("ENGINE") == "django.db.backends.postgresql":
-        config["OPTIONS"] = {
+        # What the URL asks for after its "?", such as sslmode=verify-full, is the driver's.
+        config["OPTIONS"] = config.get("OPTIONS", {}) | {
             "pool": {
                 "min_size": 1,
                 "max_size": DATABASE_POOL_SIZE,
@@ -298,14 +315,67 @@ USE_TZ = True
 STATIC_URL = "/static/"
 STATIC_ROOT = DATA_DIR / "static"
 WHITENOISE_USE_FINDERS = True
-LOGIN_URL = "admin:login"
-LOGIN_REDIRECT_URL = "admin:index"  # for whoever opens the sign-in page itself
-SESSION_COOKIE_HTTPONLY = True
-SESSION_COOKIE_SAMESITE = "Lax"
-# Proxies whose X-Forwarded-For is believed. Anybody else could write any address there.
+# Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed. Anybody else could write anything there.
 GATEWAY_TRUSTED_PROXIES = _networks("GATEWAY_TRUSTED_PROXIES")
 # Where this gateway is reached, for links, printed commands and the profile test.
 GATEWAY_PUBLIC_URL = _url("GATEWAY_PUBLIC_URL", "http://127.0.0.1:8000")
+
+# --- signing in to the admin ----------------------------------------------------------------------------------
+LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "admin:index"  # for whoever opens the sign-in page itself
+_IS_HTTPS = GATEWAY_PUBLIC_URL.startswith("https://")
+if _IS_HTTPS:  # its forms come from there, whatever a proxy says of the scheme
+    CSRF_TRUSTED_ORIGINS.append(f"https://{urlsplit(GATEWAY_PUBLIC_URL).netloc}")
+# Reached by https, cookies are never sent in the clear.
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _IS_HTTPS
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"  # Strict would lose the session on the way back from a sign-in
+# Counted from the sign-in, not from the last click: a session that was carried off ends too.
+SESSION_COOKIE_AGE = round(_number("GATEWAY_SESSION_HOURS", 12, minimum=0.05) * 3600)
+# The admin alone is redirected: an API client that speaks plain HTTP has sent its key already, and must be told.
+# Only a trusted proxy can say that a request came by https; without one every request would be redirected for ever.
+SECURE_SSL_REDIRECT = _IS_HTTPS and bool(GATEWAY_TRUSTED_PROXIES)
+SECURE_HSTS_SECONDS = _integer("GATEWAY_HSTS_SECONDS", 86_400) if _IS_HTTPS else 0
+# Signing in through an identity provider, with OpenID Connect: docs/how-to/sign-in.md.
+GATEWAY_OIDC_ISSUER = _url("GATEWAY_OIDC_ISSUER")
+GATEWAY_OIDC_CLIENT_ID = env.str("GATEWAY_OIDC_CLIENT_ID", default="").strip()
+GATEWAY_OIDC_CLIENT_SECRET = _secret("GATEWAY_OIDC_CLIENT_SECRET")
+GATEWAY_OIDC_NAME = env.str("GATEWAY_OIDC_NAME", default="single sign-on").strip()
+GATEWAY_OIDC_SCOPES = _list("GATEWAY_OIDC_SCOPES", ["openid", "profile", "email"])
+GATEWAY_OIDC_GROUPS_CLAIM = env.str("GATEWAY_OIDC_GROUPS_CLAIM", default="groups").strip()
+GATEWAY_OIDC_ROLES = _roles("GATEWAY_OIDC_ROLES")
+GATEWAY_PASSWORD_SIGN_IN = _boolean("GATEWAY_PASSWORD_SIGN_IN", default=True)
+if GATEWAY_OIDC_ISSUER and not (GATEWAY_OIDC_CLIENT_ID and GATEWAY_OIDC_CLIENT_SECRET and GATEWAY_OIDC_ROLES):
+    raise ImproperlyConfigured(
+        "GATEWAY_OIDC_ISSUER needs GATEWAY_OIDC_CLIENT_ID, GATEWAY_OIDC_CLIENT_SECRET and GATEWAY_OIDC_ROLES too."
+    )
+if not (GATEWAY_PASSWORD_SIGN_IN or GATEWAY_OIDC_ISSUER):
+    raise ImproperlyConfigured("GATEWAY_PASSWORD_SIGN_IN=false needs GATEWAY_OIDC_ISSUER: nobody could sign in.")
+if "openid" not in GATEWAY_OIDC_SCOPES:
+    raise ImproperlyConfigured("GATEWAY_OIDC_SCOPES needs openid among them.")
+AUTHENTICATION_BACKENDS = [
+    "axes.backends.AxesStandaloneBackend",
+    *(["gateway_project.sign_in.backends.OpenIdBackend"] if GATEWAY_OIDC_ISSUER else []),
+    *(["django.contrib.auth.backends.ModelBackend"] if GATEWAY_PASSWORD_SIGN_IN else []),
+]
+# Guessing passwords: so many failures of one user name from one address, then nothing is tried for a while. Per
+# address, because else anybody could lock an administrator out; guesses from many addresses are limited by their
+# number alone.
+AXES_FAILURE_LIMIT = _integer("GATEWAY_SIGN_IN_FAILURES", 5, minimum=1)
+AXES_COOLOFF_TIME = dt.timedelta(minutes=_number("GATEWAY_SIGN_IN_LOCK_MINUTES", 15, minimum=0.01))
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_RESET_ON_SUCCESS = True
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # whoever keeps trying is let in again all the same
+AXES_CLIENT_IP_CALLABLE = "gateway_project.sign_in.throttle.counted_address"
+AXES_LOCKOUT_CALLABLE = "gateway_project.sign_in.throttle.locked_out"
+AXES_SENSITIVE_PARAMETERS = ["username", "ip_address", "csrfmiddlewaretoken"]
+AXES_DISABLE_ACCESS_LOG = True  # who signed in when is not kept; failures are, until their time is over
+AXES_ENABLE_ADMIN = False
+AXES_VERBOSE = False
+# Django's remarks: HSTS (04), redirect (08) and cookies (12, 16) follow from GATEWAY_PUBLIC_URL, and
+# gateway_project.checks says what to do; of the key (09), DEBUG (18) and hosts (20) it has errors. Whether HSTS
+# covers subdomains (05) and browsers' preload lists (21) is for the owner of the domain to say, in the proxy.
+SILENCED_SYSTEM_CHECKS = [f"security.W0{number:02}" for number in (4, 5, 8, 9, 12, 16, 18, 20, 21)]
 
 # What a page of the admin may load: nothing from any other host. 'unsafe-eval' and style attributes are what the
 # theme's Alpine needs; no inline script and no inline style sheet is allowed. The one consequence to remember:
@@ -397,6 +467,8 @@ GATEWAY_END_USER_HEADERS = _headers("GATEWAY_END_USER_HEADERS", ["X-OpenWebUI-Us
 # 0: for ever.
 GATEWAY_KEEP_CONTENT_DAYS = _integer("GATEWAY_KEEP_CONTENT_DAYS", 0)
 GATEWAY_KEEP_USAGE_DAYS = _integer("GATEWAY_KEEP_USAGE_DAYS", 0)
+# What `check --deploy` says of agent-servers that tenants share is known and meant.
+GATEWAY_TENANTS_TRUST_EACH_OTHER = _boolean("GATEWAY_TENANTS_TRUST_EACH_OTHER", default=False)
 # The Unix socket of the process that alone has litellm loaded.
 GATEWAY_LLM_SOCKET = env.str("GATEWAY_LLM_SOCKET", default=str(DATA_DIR / "run" / "llm.sock"))
 # An unstreamed reply that takes longer begins with white space, so that proxies and clients do not give up on it. Its
@@ -448,6 +520,7 @@ LOGGING = {
         LLM_API_KEY,
         GATEWAY_METRICS_TOKEN,
         GATEWAY_WEBHOOK_SECRET,
+        GATEWAY_OIDC_CLIENT_SECRET,
         *GATEWAY_ENCRYPTION_KEYS,
     ],
 }

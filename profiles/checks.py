@@ -73,10 +73,10 @@ def check_trusted_proxies(**_: Any) -> list[CheckMessage]:
     """Nobody believes the whole internet's X-Forwarded-For."""
     if any(network.prefixlen == 0 for network in settings.GATEWAY_TRUSTED_PROXIES):
         return [
-            checks.Warning(
+            Error(
                 "GATEWAY_TRUSTED_PROXIES trusts every address: any caller can pretend to call from any other.",
                 hint="Write the addresses of your proxies.",
-                id="profiles.W002",
+                id="profiles.E005",
             )
         ]
     return []

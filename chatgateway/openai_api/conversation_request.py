@@ -15,7 +15,8 @@ MAX_ITEMS = 20  # OpenAI's limit
 def parse(body: object) -> tuple[dict[str, str], list[Item]]:
     """(metadata, items). Raises InvalidRequest naming what is wrong."""
     raw = {} if body is None else cleaned(_an_object(body))
-    return _metadata(raw), ([] if raw.get("items") is None else parse_new_items(raw))
+    # OpenAI's Agents SDK makes its conversations with an empty array.
+    return _metadata(raw), ([] if raw.get("items") in (None, []) else parse_new_items(raw))
 
 
 def parse_metadata(body: object) -> dict[str, str]:

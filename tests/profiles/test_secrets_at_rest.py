@@ -154,7 +154,7 @@ def test_a_shared_database_wants_shared_secrets(settings, data_dir, monkeypatch,
     assert LONG not in str(found)
 
 
-@pytest.mark.parametrize(("prefixlen", "ids"), [(8, []), (0, ["profiles.W002"])])
+@pytest.mark.parametrize(("prefixlen", "ids"), [(8, []), (0, ["profiles.E005"])])
 def test_nobody_trusts_every_proxy(settings, prefixlen, ids):
     settings.GATEWAY_TRUSTED_PROXIES = [SimpleNamespace(prefixlen=prefixlen)]
     assert [message.id for message in checks.check_trusted_proxies()] == ids

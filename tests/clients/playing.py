@@ -1,0 +1,48 @@
+"""Clients of other people, each in a process and an environment of its own: a script is played, what it printed is read.
+
+The scripts stand in `tests/clients_env` (Python) and `tests/node`: one JSON argument, one JSON line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.gateway_process import LiveGateway
+from tests.requirements import need
+
+TESTS = Path(__file__).parents[1]
+MODEL = "openhands_chat"
+
+
+def play_python(script: str, served: LiveGateway, *, environment: str = "clients_env", **asked: Any) -> dict[str, Any]:
+    """What a script of `tests/clients_env` prints."""
+    python = TESTS / environment / ".venv/bin/python"
+    need(python.exists(), "clients", f"run `uv sync --locked --project tests/{environment}`")
+    return _played([str(python), "-W", "ignore", str(TESTS / "clients_env" / script)], served, asked)
+
+
+def play_node(script: str, served: LiveGateway, **asked: Any) -> dict[str, Any]:
+    """What a script of `tests/node` prints."""
+    is_there = shutil.which("node") is not None and (TESTS / "node/node_modules/ai").is_dir()
+    need(is_there, "node", "install Node.js 18 or newer and run `npm ci` in tests/node")
+    return _played(["node", str(TESTS / "node" / script)], served, asked)
+
+
+def _played(command: list[str], served: LiveGateway, asked: dict[str, Any]) -> dict[str, Any]:
+    given = {"baseURL": f"{served.url}/v1", "apiKey": served.key, "model": MODEL} | asked
+    # Nothing of this process's own: a client must come by nothing but what it was given.
+    environment = {
+        "PATH": os.environ["PATH"],
+        "OPENAI_AGENTS_DISABLE_TRACING": "1",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "1",
+    }
+    done = subprocess.run(
+        [*command, json.dumps(given)], capture_output=True, text=True, check=False, timeout=120, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))  # LiteLLM prints advice to whoever gets an error
