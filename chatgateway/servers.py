@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import Count, Value
 from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
@@ -328,6 +328,13 @@ def _is_avoided(server: AgentServer) -> bool:
     if server.health != AgentServer.Health.DOWN or server.health_checked_at is None:
         return False
     return (timezone.now() - server.health_checked_at).total_seconds() < AVOID_SECONDS
+
+
+def set_state(server: AgentServer, state: AgentServer.State) -> None:
+    """Have a server take new conversations, only its own, or none. What runs on it is not stopped."""
+    AgentServer.objects.filter(pk=server.pk).update(state=state)
+    forget()
+    transaction.on_commit(forget)  # another thread may have read the old state before the commit
 
 
 def note_health(server: AgentServer, *, is_up: bool, message: str = "", **facts: Any) -> None:

@@ -5,6 +5,7 @@ Secrets can also be given as a file: `NAME_FILE=/run/secrets/name` wins over not
 
 from __future__ import annotations
 
+import datetime as dt
 import ipaddress
 import os
 import re
@@ -216,6 +217,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "axes",
     "corsheaders",
     "rest_framework",
     "profiles",
@@ -234,6 +236,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 API_MIDDLEWARE = ["chatgateway.middleware.RequestIdentity", "chatgateway.middleware.ApiCors"]
 ROOT_URLCONF = "gateway_project.urls"
@@ -318,6 +321,21 @@ SESSION_COOKIE_AGE = round(_number("GATEWAY_SESSION_HOURS", 12, minimum=0.05) * 
 # Only a trusted proxy can say that a request came by https; without one every request would be redirected for ever.
 SECURE_SSL_REDIRECT = _IS_HTTPS and bool(GATEWAY_TRUSTED_PROXIES)
 SECURE_HSTS_SECONDS = _integer("GATEWAY_HSTS_SECONDS", 86_400) if _IS_HTTPS else 0
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+# Guessing passwords: so many failures of one user name from one address, then nothing is tried for a while. Per
+# address, because else anybody could lock an administrator out; guesses from many addresses are limited by their
+# number alone.
+AXES_FAILURE_LIMIT = _integer("GATEWAY_SIGN_IN_FAILURES", 5, minimum=1)
+AXES_COOLOFF_TIME = dt.timedelta(minutes=_number("GATEWAY_SIGN_IN_LOCK_MINUTES", 15, minimum=0.01))
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_RESET_ON_SUCCESS = True
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # whoever keeps trying is let in again all the same
+AXES_CLIENT_IP_CALLABLE = "gateway_project.sign_in.throttle.counted_address"
+AXES_LOCKOUT_CALLABLE = "gateway_project.sign_in.throttle.locked_out"
+AXES_SENSITIVE_PARAMETERS = ["username", "ip_address", "csrfmiddlewaretoken"]
+AXES_DISABLE_ACCESS_LOG = True  # who signed in when is not kept; failures are, until their time is over
+AXES_ENABLE_ADMIN = False
+AXES_VERBOSE = False
 # Django's remarks: HSTS (04), redirect (08) and cookies (12, 16) follow from GATEWAY_PUBLIC_URL, and
 # gateway_project.checks says what to do; of the key (09), DEBUG (18) and hosts (20) it has errors. Whether HSTS
 # covers subdomains (05) and browsers' preload lists (21) is for the owner of the domain to say, in the proxy.

@@ -14,6 +14,7 @@ from django.http.response import HttpResponseBase
 from django.urls import reverse
 
 from chatgateway import servers
+from chatgateway.admin import server_state
 from chatgateway.admin.server_trial import trial_page
 from chatgateway.models import AgentServer, Conversation, Leftover, Turn
 from profiles import manage
@@ -27,6 +28,11 @@ _STATES = {
     AgentServer.State.ACTIVE.value: "success",
     AgentServer.State.DRAINING.value: "warning",
     AgentServer.State.DISABLED.value: "default",
+}
+_BUTTON_OF = {
+    AgentServer.State.ACTIVE.value: "activate",
+    AgentServer.State.DRAINING.value: "drain",
+    AgentServer.State.DISABLED.value: "disable",
 }
 _HEALTH = {
     AgentServer.Health.UP.value: "success",
@@ -84,13 +90,21 @@ class AgentServerAdmin(RecordedAdmin[AgentServer]):
     empty_title = "No agent-server yet"
     empty_text = "Agents run on agent-servers. The gateway's start command brings one; others are added here."
     form = ServerForm
-    list_display = ("name", "url", "state_told", "health_told", "load", "version", "bound")
+    list_display = ("name", "url", "state_told", "health_told", "load", "kept", "version", "bound")
     list_filter = ("state", "health", "version")
     search_fields = ("name", "url")
     autocomplete_fields = ("profiles",)
-    readonly_fields = ("health_now", "version_told", "tools_told", "kept_told", "leftovers_told")
+    readonly_fields = (
+        "health_now",
+        "version_told",
+        "can_told",
+        "tools_told",
+        "load_told",
+        "kept_told",
+        "leftovers_told",
+    )
     actions = None
-    actions_detail = ("try_out", "turns_of")
+    actions_detail = ("try_out", "drain", "activate", "disable", "turns_of")
     change_form_before_template = "chatgateway/admin/server_notices.html"
     add_fieldsets = (
         (
@@ -119,8 +133,8 @@ class AgentServerAdmin(RecordedAdmin[AgentServer]):
                 "fields": ("state", "capacity", "max_conversations", "profiles"),
             },
         ),
-        ("What it says of itself", {"fields": ("health_now", "version_told", "tools_told")}),
-        ("What is kept on it", {"fields": ("kept_told", "leftovers_told")}),
+        ("What it says of itself", {"fields": ("health_now", "version_told", "can_told", "tools_told")}),
+        ("What is on it", {"fields": ("load_told", "kept_told", "leftovers_told")}),
     )
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[AgentServer]:
@@ -130,8 +144,11 @@ class AgentServerAdmin(RecordedAdmin[AgentServer]):
         # Each count is a query of its own over an index of a handful of rows; joined they would read every turn.
         busy = Turn.objects.holding_a_slot().filter(agent_server=OuterRef("pk")).order_by().values("agent_server")
         bound = AgentServer.profiles.through.objects.filter(agentserver=OuterRef("pk")).values("agentserver")
+        kept = Conversation.objects.filter(agent_server=OuterRef("pk"), state=Conversation.State.LIVE)
+        living = kept.order_by().values("agent_server")
         return rows.defer("session_api_key").annotate(
             n_running=Coalesce(Subquery(busy.annotate(n=Count("pk")).values("n")), 0),
+            n_kept=Coalesce(Subquery(living.annotate(n=Count("pk")).values("n")), 0),
             n_bound=Coalesce(Subquery(bound.annotate(n=Count("pk")).values("n")), 0),  # type: ignore[misc]
         )
 
@@ -162,6 +179,10 @@ class AgentServerAdmin(RecordedAdmin[AgentServer]):
     def load(self, server: AgentServer) -> str:
         return f"{server.n_running} / {server.capacity}"  # type: ignore[attr-defined]  # annotated above
 
+    @column("conversations", ordering="n_kept")
+    def kept(self, server: AgentServer) -> str:
+        return f"{server.n_kept:,} / {server.max_conversations:,}"  # type: ignore[attr-defined]  # annotated above
+
     @column("profiles bound", ordering="n_bound")
     def bound(self, server: AgentServer) -> str:
         count: int = server.n_bound  # type: ignore[attr-defined]  # annotated above
@@ -180,9 +201,18 @@ class AgentServerAdmin(RecordedAdmin[AgentServer]):
     def version_told(self, server: AgentServer) -> str:
         return server.version or "Unknown until it was checked."
 
+    @column("What it can do")
+    def can_told(self, server: AgentServer) -> str:
+        return ", ".join(str(name) for name in server.capabilities or ()) or "Unknown until it was checked."
+
     @column("Tools it has")
     def tools_told(self, server: AgentServer) -> str:
         return ", ".join(str(name) for name in server.usable_tools or ()) or "Unknown until it was checked."
+
+    @column("Agents at work")
+    def load_told(self, server: AgentServer) -> str:
+        running = Turn.objects.holding_a_slot().filter(agent_server=server).count()
+        return f"{running} of at most {server.capacity}"
 
     @column("Conversations")
     def kept_told(self, server: AgentServer) -> str:
@@ -244,6 +274,25 @@ class AgentServerAdmin(RecordedAdmin[AgentServer]):
     @detail_action("Test", path="test", icon="play_arrow", permissions=("operate",))
     def try_out(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
         return trial_page(self, request, object_id)
+
+    @detail_action("Drain", path="drain", icon="hourglass_top", permissions=("operate",))
+    def drain(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
+        return server_state.page(self, request, object_id, server_state.DRAIN)
+
+    @detail_action("Activate", path="activate", icon="power", permissions=("operate",))
+    def activate(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
+        return server_state.page(self, request, object_id, server_state.ACTIVATE)
+
+    @detail_action("Disable", path="disable", icon="power_off", permissions=("operate",))
+    def disable(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
+        return server_state.page(self, request, object_id, server_state.DISABLE)
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """The buttons, without the one for the state that the server is in."""
+        offered: list[Any] = super().get_actions_detail(request, object_id)  # type: ignore[misc]  # the theme's
+        state = AgentServer.objects.filter(pk=object_id).values_list("state", flat=True).first()
+        idle = _BUTTON_OF.get(state or "", "")
+        return [action for action in offered if action.path != idle]
 
     @detail_action("Its turns", path="turns", icon="forum", permissions=("view",))
     def turns_of(self, request: HttpRequest, object_id: str) -> HttpResponseBase:

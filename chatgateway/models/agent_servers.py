@@ -79,7 +79,7 @@ class AgentServer(models.Model):
     class Meta:
         verbose_name = "agent-server"
         ordering = ["name"]
-        permissions = [("operate_agentserver", "Can test agent-servers")]
+        permissions = [("operate_agentserver", "Can test, drain, disable and activate agent-servers")]
         constraints = [
             models.CheckConstraint(
                 name="agent_server_workspace_root_absolute",

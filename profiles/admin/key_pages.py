@@ -6,7 +6,6 @@ import datetime as dt
 from collections.abc import Iterator
 from typing import Any
 
-from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
@@ -19,7 +18,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from profiles import ceilings, changes, issuing
-from profiles.admin import ceiling_bars
+from profiles.admin import ceiling_bars, key_usage, snippets
 from profiles.admin.key_forms import KeyForm, RevokeForm, RotateForm
 from profiles.admin.profile_pages import forget_everything
 from profiles.admin.recorded import RecordedAdmin, who
@@ -27,6 +26,7 @@ from profiles.admin_theme import Choice, ChoiceFilter, RelatedFilter, column, de
 from profiles.exceptions import InvalidKey
 from profiles.models import ApiKey, ApiKeySecret, Profile
 
+_NO_MODEL = "openhands_NAME"
 _STATES = {"live": "success", "expired": "warning", "revoked": "danger"}
 
 
@@ -112,9 +112,9 @@ class ApiKeyAdmin(RecordedAdmin[ApiKey]):
     search_help_text = "Name, tenant, or the prefix of a key: the 8 characters after gw-."
     list_select_related = ("tenant",)
     autocomplete_fields = ("tenant", "allowed_profiles")
-    readonly_fields = ("its_secrets", "used", "state_told", "used_of_ceilings")
+    readonly_fields = ("its_secrets", "used", "state_told", "used_of_ceilings", "usage")
     actions = None
-    actions_detail = ("rotate", "revoke", "turns_of")
+    actions_detail = ("how_to_use", "rotate", "revoke", "turns_of")
     _limits = (
         ("What it may do", {"fields": ("can_chat", "can_manage", "is_global")}),
         ("Which profiles", {"fields": ("allows_all_profiles", "allowed_profiles")}),
@@ -128,6 +128,7 @@ class ApiKeyAdmin(RecordedAdmin[ApiKey]):
     )
     fieldsets = (  # type: ignore[assignment]  # a tuple of more shapes than the stubs foresee
         (None, {"fields": ("tenant", "name", "state_told", "its_secrets", "used", "expires_at", "notes")}),
+        ("Use and cost", {"fields": ("usage",)}),
         *_limits,
         ("Ceilings", {"fields": ("used_of_ceilings", *ceilings.COLUMNS)}),
     )
@@ -204,6 +205,10 @@ class ApiKeyAdmin(RecordedAdmin[ApiKey]):
     def used_of_ceilings(self, key: ApiKey) -> str:
         return ceiling_bars.rendered(key)
 
+    @column("The last 30 days")
+    def usage(self, key: ApiKey) -> str:
+        return key_usage.rendered(key)
+
     # --- saving -----------------------------------------------------------------------------------------------------
 
     def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
@@ -244,6 +249,28 @@ class ApiKeyAdmin(RecordedAdmin[ApiKey]):
         return self._reveal(request, obj, text, f"The key “{obj.name}” was made")
 
     # --- buttons ----------------------------------------------------------------------------------------------------
+
+    @detail_action("How to use it", path="use", icon="code", permissions=("view",))
+    def how_to_use(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
+        key = self.get_object(request, unquote(object_id))
+        if key is None:
+            raise Http404
+        models_of_key = [profile.model_id for profile in snippets.usable_profiles(key)] if key.can_chat else []
+        asked = request.GET.get("model")
+        model_id = asked if asked in models_of_key else next(iter(models_of_key), _NO_MODEL)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"How to use “{key.name}”",
+            "opts": self.opts,
+            "key": key,
+            "prefixes": ", ".join(str(secret) for secret in _live(key)),
+            "base_url": snippets.base_url(),
+            "models": models_of_key,
+            "model_id": model_id,
+            "variable": snippets.VARIABLE,
+            "snippets": snippets.snippets(key, model_id=model_id),
+        }
+        return TemplateResponse(request, "profiles/admin/key_snippets.html", context)
 
     @detail_action("Rotate", path="rotate", icon="autorenew")
     def rotate(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
@@ -312,17 +339,15 @@ class ApiKeyAdmin(RecordedAdmin[ApiKey]):
 
     def _reveal(self, request: HttpRequest, key: ApiKey, text: str, title: str) -> HttpResponse:
         """The one page that holds a secret: never in a URL, a message, a session or a cache."""
-        profile = _example_profile(key)
+        profile = snippets.usable_profiles(key).first()
         context = {
             **self.admin_site.each_context(request),
             "title": title,
             "opts": self.opts,
             "key": key,
             "secret": text,
-            "base_url": f"{settings.GATEWAY_PUBLIC_URL}/v1",
-            "api_url": f"{settings.GATEWAY_PUBLIC_URL}/api",
-            "model_id": profile.model_id if profile else "openhands_NAME",
             "has_profile": profile is not None,
+            "snippets": snippets.snippets(key, model_id=profile.model_id if profile else _NO_MODEL, secret=text),
         }
         response = TemplateResponse(request, "profiles/admin/key_secret.html", context)
         response["Cache-Control"] = "no-store, private"
@@ -356,11 +381,3 @@ def _state(key: ApiKey) -> str:
     if key.revoked_at is not None:
         return "revoked"
     return "expired" if key.expires_at is not None and key.expires_at <= timezone.now() else "live"
-
-
-def _example_profile(key: ApiKey) -> Profile | None:
-    """Return a profile for the snippets: the first the key may use."""
-    rows = Profile.objects.usable().visible_to_tenant(key.tenant_id)
-    if not key.allows_all_profiles:
-        rows = rows.filter(api_keys=key)
-    return rows.order_by("slug").first()

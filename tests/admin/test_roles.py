@@ -30,7 +30,7 @@ OPEN_TO_ALL = {
     "profiles_failedauthentication_changelist", "profiles_failedauthentication_change",
     "profiles_failedauthentication_history", "chatgateway_erasure_retention",
     "chatgateway_alert_changelist", "chatgateway_alert_change", "chatgateway_alert_history",
-    "profiles_apikey_turns_of", "profiles_profile_turns_of", "profiles_profile_retention",
+    "profiles_apikey_turns_of", "profiles_apikey_how_to_use", "profiles_profile_turns_of", "profiles_profile_retention",
     "chatgateway_agentserver_turns_of",
     *(f"{model}_{page}" for model in EDITED for page in ("changelist", "change")),
 }  # fmt: skip
@@ -40,7 +40,8 @@ ACCOUNTS = {
     *(f"{model}_history" for model in (*EDITED, "auth_user", "auth_group")),
 }  # fmt: skip
 RUNNING = {
-    "profiles_profile_try_out", "chatgateway_agentserver_try_out",
+    "profiles_profile_try_out", "chatgateway_agentserver_try_out", "chatgateway_agentserver_drain",
+    "chatgateway_agentserver_activate", "chatgateway_agentserver_disable",
     *(f"chatgateway_taskrun_{page}" for page in SEEN),
 }  # fmt: skip
 OWN = {
@@ -108,6 +109,9 @@ ACTIONS: list[tuple[str, Any, dict[str, Any], set[str]]] = [
     ("profiles_tenant_change", Tenant, {"name": "renamed"}, {"administrator"}),
     ("chatgateway_agentserver_change", AgentServer, {"name": "renamed"}, {"administrator"}),
     ("chatgateway_agentserver_try_out", AgentServer, {"prompt": ""}, {"administrator", "operator"}),
+    ("chatgateway_agentserver_drain", AgentServer, {}, {"administrator", "operator"}),
+    ("chatgateway_agentserver_disable", AgentServer, {}, {"administrator", "operator"}),
+    ("chatgateway_agentserver_activate", AgentServer, {}, {"administrator", "operator"}),
     ("chatgateway_erasure_add", None, {"tenant": "", "end_user": ""}, {"administrator"}),
     ("profiles_tenant_add", None, {"name": "new"}, {"administrator"}),
     ("chatgateway_turn_change", Turn, {"answer": "forged"}, set()),
