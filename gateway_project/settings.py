@@ -139,6 +139,19 @@ def _is_installed(module: str) -> bool:
         return False
 
 
+def _roles(name: str) -> dict[str, str]:
+    """Which group of the identity provider has which role here: group=role, …"""
+    roles = {}
+    for pair in _list(name):
+        group, _, role = (text.strip() for text in pair.rpartition("="))
+        if not group or role not in {"administrator", "operator", "auditor", "superuser"}:
+            raise ImproperlyConfigured(
+                f"{name}: {pair!r} is not group=role. Roles are administrator, operator, auditor and superuser."
+            )
+        roles[group] = role
+    return roles
+
+
 def _paths(name: str) -> list[str]:
     for path in (values := _list(name)):
         if not path.startswith("/"):
@@ -329,7 +342,28 @@ SESSION_COOKIE_AGE = round(_number("GATEWAY_SESSION_HOURS", 12, minimum=0.05) * 
 # Only a trusted proxy can say that a request came by https; without one every request would be redirected for ever.
 SECURE_SSL_REDIRECT = _IS_HTTPS and bool(GATEWAY_TRUSTED_PROXIES)
 SECURE_HSTS_SECONDS = _integer("GATEWAY_HSTS_SECONDS", 86_400) if _IS_HTTPS else 0
-AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+# Signing in through an identity provider, with OpenID Connect: docs/how-to/sign-in.md.
+GATEWAY_OIDC_ISSUER = _url("GATEWAY_OIDC_ISSUER")
+GATEWAY_OIDC_CLIENT_ID = env.str("GATEWAY_OIDC_CLIENT_ID", default="").strip()
+GATEWAY_OIDC_CLIENT_SECRET = _secret("GATEWAY_OIDC_CLIENT_SECRET")
+GATEWAY_OIDC_NAME = env.str("GATEWAY_OIDC_NAME", default="single sign-on").strip()
+GATEWAY_OIDC_SCOPES = _list("GATEWAY_OIDC_SCOPES", ["openid", "profile", "email"])
+GATEWAY_OIDC_GROUPS_CLAIM = env.str("GATEWAY_OIDC_GROUPS_CLAIM", default="groups").strip()
+GATEWAY_OIDC_ROLES = _roles("GATEWAY_OIDC_ROLES")
+GATEWAY_PASSWORD_SIGN_IN = _boolean("GATEWAY_PASSWORD_SIGN_IN", default=True)
+if GATEWAY_OIDC_ISSUER and not (GATEWAY_OIDC_CLIENT_ID and GATEWAY_OIDC_CLIENT_SECRET and GATEWAY_OIDC_ROLES):
+    raise ImproperlyConfigured(
+        "GATEWAY_OIDC_ISSUER needs GATEWAY_OIDC_CLIENT_ID, GATEWAY_OIDC_CLIENT_SECRET and GATEWAY_OIDC_ROLES too."
+    )
+if not (GATEWAY_PASSWORD_SIGN_IN or GATEWAY_OIDC_ISSUER):
+    raise ImproperlyConfigured("GATEWAY_PASSWORD_SIGN_IN=false needs GATEWAY_OIDC_ISSUER: nobody could sign in.")
+if "openid" not in GATEWAY_OIDC_SCOPES:
+    raise ImproperlyConfigured("GATEWAY_OIDC_SCOPES needs openid among them.")
+AUTHENTICATION_BACKENDS = [
+    "axes.backends.AxesStandaloneBackend",
+    *(["gateway_project.sign_in.backends.OpenIdBackend"] if GATEWAY_OIDC_ISSUER else []),
+    *(["django.contrib.auth.backends.ModelBackend"] if GATEWAY_PASSWORD_SIGN_IN else []),
+]
 # Guessing passwords: so many failures of one user name from one address, then nothing is tried for a while. Per
 # address, because else anybody could lock an administrator out; guesses from many addresses are limited by their
 # number alone.
@@ -517,6 +551,7 @@ LOGGING = {
         LLM_API_KEY,
         GATEWAY_METRICS_TOKEN,
         GATEWAY_WEBHOOK_SECRET,
+        GATEWAY_OIDC_CLIENT_SECRET,
         *GATEWAY_ENCRYPTION_KEYS,
     ],
 }
