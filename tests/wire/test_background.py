@@ -251,16 +251,33 @@ def test_input_items_come_in_pages_the_newest_first(strict: OpenAI) -> None:
     assert [item.content[0].text for item in page.data] == ["c", "b"]
     assert [item.content[0].text for item in following.data] == ["a"]
     assert [item.content[0].text for item in ascending.data] == ["a", "b", "c"]
+    last = ascending.data[-1].id
+    assert (
+        strict.responses.input_items.list(made.id, order="asc", extra_query={"before": last}).data == ascending.data[:2]
+    )
+    near = strict.responses.input_items.list(made.id, order="asc", limit=1, extra_query={"before": last})
+    assert (near.data, near.has_more) == (ascending.data[1:2], True)
     assert len({item.id for item in ascending.data}) == 3
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "order=up", "after=msg_1"])
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "order=up", "after=msg_1", "before=msg_1"])
 def test_a_page_that_cannot_be_is_refused(http: httpx.Client, query: str) -> None:
     made = http.post(RESPONSES, json=ask()).json()["id"]
 
     reply = http.get(f"{RESPONSES}/{made}/input_items?{query}")
 
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, query.partition("=")[0])
+
+
+@pytest.mark.parametrize("path", ["", "/input_items"])
+def test_what_could_be_included_is_taken_and_anything_else_is_named(http: httpx.Client, path: str) -> None:
+    made = http.post(RESPONSES, json=ask()).json()["id"]
+
+    known = http.get(f"{RESPONSES}/{made}{path}", params={"include[]": "message.input_image.image_url"})
+    wrong = http.get(f"{RESPONSES}/{made}{path}", params={"include[]": ["reasoning.encrypted_content", "everything"]})
+
+    assert known.status_code == 200
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "include.1")
 
 
 @pytest.mark.parametrize("value", ["-1", "x", "1.5", "99999999999999999999"])
