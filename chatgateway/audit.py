@@ -55,6 +55,7 @@ class Arrival:
     idempotency_key: str = ""
     retry_count: int | None = None
     retry_digest: str = ""
+    traceparent: str = ""
 
     @property
     def may_be_repeated(self) -> bool:
@@ -448,6 +449,7 @@ def unsaved(
         id=turn_id,
         reply_id=f"{_REPLY_PREFIXES.get(arrival.endpoint, 'chatcmpl-')}{turn_id.hex}",
         request_id=arrival.request_id,
+        traceparent=arrival.traceparent,
         endpoint=arrival.endpoint,
         tenant_id=caller.tenant_id,
         api_key_id=caller.api_key_id,

@@ -79,6 +79,7 @@ class Subscription:
     cancels: bool
     grace_seconds: float
     limits: dict[str, str]  # headers that say what is left of the caller's ceilings
+    joined_trace: str = ""  # `Turn.traceparent` of a turn that was there already
 
 
 # The turn, its place in a conversation or its task as a housekeeping call (None: it was there already), and what is
@@ -161,6 +162,7 @@ async def join_or_open(
         cancels=stops_when_left and not chat.is_background and turn.kind == Turn.Kind.AGENT,
         grace_seconds=profile.disconnect_grace_seconds if arrival.may_be_repeated and not chat.stream else 0,
         limits=limits,
+        joined_trace=turn.traceparent if found is None else "",
     )
 
 
