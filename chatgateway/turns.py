@@ -43,7 +43,7 @@ from chatgateway.places import StillOpen
 from chatgateway.preparation import Assignment
 from chatgateway.search import Found, Named
 from chatgateway.stored_reply import request_of
-from chatgateway.writer import writer
+from chatgateway.writer import log_failure, writer
 from profiles.models import OnDisconnect, Profile
 
 logger = logging.getLogger(__name__)
@@ -241,7 +241,11 @@ def let_go(subscription: Subscription) -> None:
 def note_end(subscription: Subscription, *, delivered: bool) -> None:
     """Second half: write whether the reply arrived."""
     request_id = subscription.arrival.request_id
-    writer.post(lambda: audit.detach(request_id, delivered=delivered))
+    if delivered:
+        writer.gather(audit.delivered, (request_id, timezone.now()))
+    else:
+        # In its place among the jobs: whether anybody still waits for the turn is asked after it.
+        writer.submit(lambda: audit.detach(request_id)).add_done_callback(log_failure)
 
 
 async def _cancel_unless_awaited(live: LiveTurn, grace_seconds: float) -> None:
