@@ -238,6 +238,8 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
         if not self.has_stop_permission(request):
             raise PermissionDenied
         self._stop(request, [turn.pk])
+        if "from-overview" in request.POST:
+            return HttpResponseRedirect(reverse("admin:index"))
         return HttpResponseRedirect(reverse("admin:chatgateway_turn_change", args=[turn.pk]))
 
     @admin.action(description="Stop the agents of the chosen turns", permissions=["stop"])
