@@ -9,7 +9,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLIC_HOSTS = {"pypi.org", "files.pythonhosted.org", "registry.npmjs.org"}
-LOCK_FILES = ("uv.lock", "agent_env/uv.lock", "tests/clients_env/uv.lock", "tests/node/package-lock.json")
+LOCK_FILES = (
+    "uv.lock",
+    "agent_env/uv.lock",
+    "tests/clients_env/uv.lock",
+    "tests/clients_env/openai_2/uv.lock",
+    "tests/node/package-lock.json",
+)
 
 
 def main() -> int:

@@ -152,13 +152,14 @@ class _Record:
         turn, conversation = await writer.run(open_row)
         await writer.run(begin)
         waited = time.perf_counter() - started
-        writer.post(lambda: audit.advance(turn, user_event_seq=1))
+        accepted = writer.post(lambda: audit.advance(turn, user_event_seq=1))
         await asyncio.sleep(thinking)
         started = time.perf_counter()
+        accepted.withdraw()
         await writer.run(close)
         waited += time.perf_counter() - started
-        writer.post(lambda: audit.append_events(turn, self.events))
-        writer.post(lambda: audit.detach(request_id, delivered=True))
+        writer.gather(audit.append_events, (turn, self.events))
+        writer.gather(audit.delivered, (request_id, dt.datetime.now(dt.UTC)))
         return waited
 
     def _conversation(self) -> Any:

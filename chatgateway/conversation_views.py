@@ -10,9 +10,10 @@ from rest_framework.request import Request
 from chatgateway import conversations, responses, stored_items, turns
 from chatgateway.api_view import in_thread, json_response
 from chatgateway.audit import Asked
-from chatgateway.errors import InvalidRequest, NotFound
+from chatgateway.errors import NotFound
 from chatgateway.models import Conversation
 from chatgateway.openai_api import conversation_request
+from chatgateway.openai_api.responses_input import Item
 from chatgateway.openai_api.responses_reply import conversation_name, uuid_in
 from chatgateway.views import V1View
 from chatgateway.writer import writer
@@ -89,23 +90,27 @@ class ItemsView(NamedConversationView):
 
 
 class ItemView(NamedConversationView):
-    """`GET /v1/conversations/{id}/items/{item_id}`; an agent cannot be made to forget one."""
+    """`GET` and `DELETE /v1/conversations/{id}/items/{item_id}`."""
 
     async def get(self, _: Request, conversation_id: str, item_id: str) -> HttpResponse:
         found = await self.find(conversation_id)
         items = await in_thread(lambda: stored_items.conversation_items(found))
-        item = next((item for item in items if item["id"] == item_id), None)
-        if item is None:
-            raise NotFound("There is no such item in the conversation.", code="item_not_found")
-        return json_response(item)
+        return json_response(_item_named(item_id, items))
 
     async def delete(self, _: Request, conversation_id: str, item_id: str) -> HttpResponse:
-        await self.find(conversation_id)
-        raise InvalidRequest(
-            "An agent cannot be made to forget one item. Go on after an earlier response with "
-            "'previous_response_id', or delete the conversation.",
-            code="unsupported_endpoint",
-        )
+        """Take back the last item, until there is a first turn; an agent cannot be made to forget one."""
+        found = await self.find(conversation_id)
+        items = await in_thread(lambda: stored_items.conversation_items(found))
+        _item_named(item_id, items)
+        await writer.run(lambda: conversations.take_back_item(found, item_id=item_id))
+        return json_response(_object(found))
+
+
+def _item_named(item_id: str, items: list[Item]) -> Item:
+    item = next((item for item in items if item["id"] == item_id), None)
+    if item is None:
+        raise NotFound("There is no such item in the conversation.", code="item_not_found")
+    return item
 
 
 def _object(conversation: Conversation) -> dict[str, Any]:

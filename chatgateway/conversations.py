@@ -16,7 +16,7 @@ from django.utils import timezone
 from chatgateway import agents, chats, message_store, places, sql, stored_items
 from chatgateway.chats import NamedChat
 from chatgateway.errors import ConversationBusy, InvalidRequest, NotFound
-from chatgateway.models import AgentServer, Conversation, Leftover, Turn
+from chatgateway.models import AgentServer, Conversation, Leftover, Message, Turn
 from chatgateway.openai_api import histories
 from chatgateway.openai_api.chat_request import ChatRequest
 from chatgateway.openai_api.histories import SentHistory
@@ -525,6 +525,7 @@ def make(*, caller: Caller, metadata: dict[str, str], items: list[dict[str, Any]
 
 def add_first_items(conversation: Conversation, *, caller: Caller, items: list[dict[str, Any]]) -> None:
     """Write more of the items that a conversation begins with. Raises InvalidRequest once it has begun."""
+    _lock(conversation)
     if conversation.turns.exists():
         raise InvalidRequest(
             "The conversation has begun, and its agent learns only what it is sent with a message. Send the items as "
@@ -534,6 +535,25 @@ def add_first_items(conversation: Conversation, *, caller: Caller, items: list[d
         )
     known = [] if conversation.first_items_id is None else message_store.chain(conversation.first_items_id)
     update(conversation, first_items_id=_stored(caller, [*known, *items]))
+
+
+def take_back_item(conversation: Conversation, *, item_id: str) -> None:
+    """Remove the last of the items that a conversation begins with. Raises InvalidRequest for any other, and once it
+    has begun."""
+    _lock(conversation)
+    last_id = conversation.first_items_id
+    if last_id is None or not item_id.endswith(last_id.hex) or conversation.turns.exists():
+        raise InvalidRequest(
+            "An agent cannot be made to forget one item: only the last one can be taken back, and only until there is "
+            "a response. Go on after an earlier response with 'previous_response_id', or delete the conversation.",
+            code="unsupported_endpoint",
+        )
+    update(conversation, first_items_id=Message.objects.values_list("parent_id", flat=True).get(pk=last_id))
+
+
+def _lock(conversation: Conversation) -> None:
+    """Read the row again, and let nobody else change it until the transaction ends."""
+    conversation.refresh_from_db(from_queryset=Conversation.objects.select_for_update())
 
 
 def _stored(caller: Caller, items: list[dict[str, Any]]) -> UUID | None:

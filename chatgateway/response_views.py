@@ -138,6 +138,7 @@ class ResponseView(V1View):
     """`GET` and `DELETE /v1/responses/{id}`: a response as it stands, or its stream from a number on."""
 
     async def get(self, request: Request, response_id: str) -> HttpResponseBase:
+        responses.check_include(request.GET)
         turn = await in_thread(lambda: responses.find(self.caller, response_id))
         self.reply_headers = _conversation_of(turn)
         if request.GET.get("stream", "false").lower() in ("true", "1"):

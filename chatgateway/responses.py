@@ -9,6 +9,7 @@ from typing import Any
 from chatgateway import stored_items
 from chatgateway.errors import InvalidRequest, NotFound
 from chatgateway.models import Turn
+from chatgateway.openai_api.responses_parameters import INCLUDABLE
 from profiles.access import Caller
 
 Item = dict[str, Any]
@@ -31,15 +32,18 @@ def find(caller: Caller, response_id: str) -> Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Which items of a list are asked for. `after` is an item's id, empty for a first page."""
+    """Which items of a list are asked for. `after` and `before` are ids of items, empty where there is no bound; a page
+    that has only a `before` ends there."""
 
     limit: int = DEFAULT_LIMIT
     is_descending: bool = True
     after: str = ""
+    before: str = ""
 
 
 def page_in(query: Any) -> Page:
-    """Read `limit`, `order` and `after` of a URL; raises InvalidRequest naming the one that is wrong."""
+    """Read `limit`, `order`, `after` and `before` of a URL; raises InvalidRequest naming the one that is wrong."""
+    check_include(query)
     text = query.get("limit", str(DEFAULT_LIMIT))
     limit = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
     if not 1 <= limit <= MAX_LIMIT:
@@ -47,18 +51,28 @@ def page_in(query: Any) -> Page:
     order = query.get("order", "desc")
     if order not in ("asc", "desc"):
         raise InvalidRequest("'order' must be asc or desc.", param="order")
-    return Page(limit=limit, is_descending=order == "desc", after=query.get("after", ""))
+    return Page(
+        limit=limit, is_descending=order == "desc", after=query.get("after", ""), before=query.get("before", "")
+    )
+
+
+def check_include(query: Any) -> None:
+    """Raise InvalidRequest if a URL's `include` asks for what there is not in OpenAI's API; an agent has none of it."""
+    for name in ("include", "include[]"):
+        for index, value in enumerate(query.getlist(name)):
+            if value not in INCLUDABLE:
+                raise InvalidRequest(
+                    f"'include.{index}' must be one of {', '.join(INCLUDABLE)}.", param=f"include.{index}"
+                )
 
 
 def paged(items: Sequence[Item], page: Page) -> dict[str, Any]:
-    """One page of `items`, which stand in ascending order. Raises InvalidRequest if `after` is none of them."""
+    """One page of `items`, which stand in ascending order. Raises InvalidRequest if a bound is none of them."""
     ordered = list(reversed(items)) if page.is_descending else list(items)
-    if page.after:
-        at = next((index for index, item in enumerate(ordered) if item["id"] == page.after), None)
-        if at is None:
-            raise InvalidRequest("'after' is the id of no item in this list.", param="after")
-        ordered = ordered[at + 1 :]
-    shown = ordered[: page.limit]
+    begin = _place_of(page.after, ordered, param="after") + 1 if page.after else 0
+    end = _place_of(page.before, ordered, param="before") if page.before else len(ordered)
+    ordered = ordered[begin:end]
+    shown = ordered[-page.limit :] if page.before and not page.after else ordered[: page.limit]
     return {
         "object": "list",
         "data": shown,
@@ -66,3 +80,10 @@ def paged(items: Sequence[Item], page: Page) -> dict[str, Any]:
         "last_id": shown[-1]["id"] if shown else None,
         "has_more": len(ordered) > len(shown),
     }
+
+
+def _place_of(item_id: str, items: Sequence[Item], *, param: str) -> int:
+    place = next((index for index, item in enumerate(items) if item["id"] == item_id), None)
+    if place is None:
+        raise InvalidRequest(f"'{param}' is the id of no item in this list.", param=param)
+    return place

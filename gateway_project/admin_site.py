@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from typing import Any
+from urllib.parse import urlencode
 
 from django.conf import settings
+from django.contrib.auth import REDIRECT_FIELD_NAME
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
@@ -50,6 +52,17 @@ _SECTIONS = (
 class GatewayAdminSite(AdminSite):
     index_title = "Overview"
     index_template = "chatgateway/admin/overview.html"
+
+    login_template = "gateway_project/sign_in.html"
+
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        wanted = request.GET.get(REDIRECT_FIELD_NAME, "")
+        offered = {
+            "oidc_name": settings.GATEWAY_OIDC_NAME if settings.GATEWAY_OIDC_ISSUER else "",
+            "oidc_query": f"?{urlencode({REDIRECT_FIELD_NAME: wanted})}" if wanted else "",
+            "password_sign_in": settings.GATEWAY_PASSWORD_SIGN_IN,
+        }
+        return super().login(request, {**offered, **(extra_context or {})})
 
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
         # The theme would write its colours as an inline style, which our Content-Security-Policy refuses; they

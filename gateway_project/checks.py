@@ -41,6 +41,7 @@ def check_secrets_are_secret(**_: Any) -> Iterator[CheckMessage]:
         "GATEWAY_API_KEY_PEPPER": [settings.GATEWAY_API_KEY_PEPPER],
         "GATEWAY_METRICS_TOKEN": [settings.GATEWAY_METRICS_TOKEN],
         "GATEWAY_WEBHOOK_SECRET": [settings.GATEWAY_WEBHOOK_SECRET],
+        "GATEWAY_OIDC_CLIENT_SECRET": [settings.GATEWAY_OIDC_CLIENT_SECRET],
         "GATEWAY_BOOTSTRAP_API_KEY": [settings.GATEWAY_BOOTSTRAP_API_KEY],
     }
     for variable, values in given.items():
@@ -99,6 +100,12 @@ def check_transport(**_: Any) -> Iterator[CheckMessage]:
             hint="Without GATEWAY_TRUSTED_PROXIES every caller has the proxy's address: one who guesses keys or "
             "passwords locks out all, and neither the redirect to https nor HSTS is sent. Write the proxy's address.",
             id="gateway.E008",
+        )
+    if _is_clear_text(settings.GATEWAY_OIDC_ISSUER):
+        yield Error(
+            f"GATEWAY_OIDC_ISSUER is {settings.GATEWAY_OIDC_ISSUER}: whoever sits on the way can sign in as anybody.",
+            hint="Write the provider's https:// address.",
+            id="gateway.E013",
         )
     insecure = [origin for origin in settings.CORS_ALLOWED_ORIGINS if _is_clear_text(origin)]
     if insecure:

@@ -5,6 +5,8 @@ Secrets can also be given as a file: `NAME_FILE=/run/secrets/name` wins over not
 
 from __future__ import annotations
 
+import datetime as dt
+import importlib.util
 import ipaddress
 import os
 import re
@@ -130,6 +132,26 @@ def _headers(name: str, default: list[str]) -> list[str]:
     return values
 
 
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
+
+
+def _roles(name: str) -> dict[str, str]:
+    """Which group of the identity provider has which role here: group=role, …"""
+    roles = {}
+    for pair in _list(name):
+        group, _, role = (text.strip() for text in pair.rpartition("="))
+        if not group or role not in {"administrator", "operator", "auditor", "superuser"}:
+            raise ImproperlyConfigured(
+                f"{name}: {pair!r} is not group=role. Roles are administrator, operator, auditor and superuser."
+            )
+        roles[group] = role
+    return roles
+
+
 def _paths(name: str) -> list[str]:
     for path in (values := _list(name)):
         if not path.startswith("/"):
@@ -216,6 +238,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "axes",
     "corsheaders",
     "rest_framework",
     "profiles",
@@ -234,6 +257,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 API_MIDDLEWARE = ["chatgateway.middleware.RequestIdentity", "chatgateway.middleware.ApiCors"]
 ROOT_URLCONF = "gateway_project.urls"
@@ -269,7 +293,9 @@ def _database(url: str) -> dict[str, Any]:
         config["OPTIONS"] = {
             "transaction_mode": "IMMEDIATE",
             "timeout": 20,
-            "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;",
+            # Every turn writes the same pages again, those of indexes: the later they are copied from the log into the
+            # file, and the file waited for, the fewer. 4000 pages are 16 MB of log.
+            "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;PRAGMA wal_autocheckpoint=4000;",
         }
         # A file, not memory: the writer thread, the tests and the live server each have a connection.
         config["TEST"] = {"NAME": str(Path(config["NAME"]).with_name(f"test-{os.getpid()}.sqlite3"))}
@@ -318,6 +344,42 @@ SESSION_COOKIE_AGE = round(_number("GATEWAY_SESSION_HOURS", 12, minimum=0.05) * 
 # Only a trusted proxy can say that a request came by https; without one every request would be redirected for ever.
 SECURE_SSL_REDIRECT = _IS_HTTPS and bool(GATEWAY_TRUSTED_PROXIES)
 SECURE_HSTS_SECONDS = _integer("GATEWAY_HSTS_SECONDS", 86_400) if _IS_HTTPS else 0
+# Signing in through an identity provider, with OpenID Connect: docs/how-to/sign-in.md.
+GATEWAY_OIDC_ISSUER = _url("GATEWAY_OIDC_ISSUER")
+GATEWAY_OIDC_CLIENT_ID = env.str("GATEWAY_OIDC_CLIENT_ID", default="").strip()
+GATEWAY_OIDC_CLIENT_SECRET = _secret("GATEWAY_OIDC_CLIENT_SECRET")
+GATEWAY_OIDC_NAME = env.str("GATEWAY_OIDC_NAME", default="single sign-on").strip()
+GATEWAY_OIDC_SCOPES = _list("GATEWAY_OIDC_SCOPES", ["openid", "profile", "email"])
+GATEWAY_OIDC_GROUPS_CLAIM = env.str("GATEWAY_OIDC_GROUPS_CLAIM", default="groups").strip()
+GATEWAY_OIDC_ROLES = _roles("GATEWAY_OIDC_ROLES")
+GATEWAY_PASSWORD_SIGN_IN = _boolean("GATEWAY_PASSWORD_SIGN_IN", default=True)
+if GATEWAY_OIDC_ISSUER and not (GATEWAY_OIDC_CLIENT_ID and GATEWAY_OIDC_CLIENT_SECRET and GATEWAY_OIDC_ROLES):
+    raise ImproperlyConfigured(
+        "GATEWAY_OIDC_ISSUER needs GATEWAY_OIDC_CLIENT_ID, GATEWAY_OIDC_CLIENT_SECRET and GATEWAY_OIDC_ROLES too."
+    )
+if not (GATEWAY_PASSWORD_SIGN_IN or GATEWAY_OIDC_ISSUER):
+    raise ImproperlyConfigured("GATEWAY_PASSWORD_SIGN_IN=false needs GATEWAY_OIDC_ISSUER: nobody could sign in.")
+if "openid" not in GATEWAY_OIDC_SCOPES:
+    raise ImproperlyConfigured("GATEWAY_OIDC_SCOPES needs openid among them.")
+AUTHENTICATION_BACKENDS = [
+    "axes.backends.AxesStandaloneBackend",
+    *(["gateway_project.sign_in.backends.OpenIdBackend"] if GATEWAY_OIDC_ISSUER else []),
+    *(["django.contrib.auth.backends.ModelBackend"] if GATEWAY_PASSWORD_SIGN_IN else []),
+]
+# Guessing passwords: so many failures of one user name from one address, then nothing is tried for a while. Per
+# address, because else anybody could lock an administrator out; guesses from many addresses are limited by their
+# number alone.
+AXES_FAILURE_LIMIT = _integer("GATEWAY_SIGN_IN_FAILURES", 5, minimum=1)
+AXES_COOLOFF_TIME = dt.timedelta(minutes=_number("GATEWAY_SIGN_IN_LOCK_MINUTES", 15, minimum=0.01))
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_RESET_ON_SUCCESS = True
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # whoever keeps trying is let in again all the same
+AXES_CLIENT_IP_CALLABLE = "gateway_project.sign_in.throttle.counted_address"
+AXES_LOCKOUT_CALLABLE = "gateway_project.sign_in.throttle.locked_out"
+AXES_SENSITIVE_PARAMETERS = ["username", "ip_address", "csrfmiddlewaretoken"]
+AXES_DISABLE_ACCESS_LOG = True  # who signed in when is not kept; failures are, until their time is over
+AXES_ENABLE_ADMIN = False
+AXES_VERBOSE = False
 # Django's remarks: HSTS (04), redirect (08) and cookies (12, 16) follow from GATEWAY_PUBLIC_URL, and
 # gateway_project.checks says what to do; of the key (09), DEBUG (18) and hosts (20) it has errors. Whether HSTS
 # covers subdomains (05) and browsers' preload lists (21) is for the owner of the domain to say, in the proxy.
@@ -433,6 +495,31 @@ if GATEWAY_WEBHOOK_URL and len(GATEWAY_WEBHOOK_SECRET) < 16:
 # Images by reference are passed on to the provider, never fetched here; the profile must allow them.
 GATEWAY_SHUTDOWN_GRACE_SECONDS = _number("GATEWAY_SHUTDOWN_GRACE_SECONDS", 8)
 
+# --- traces ---------------------------------------------------------------------------------------------------
+# The variables are OpenTelemetry's own, and its SDK reads them. Here is decided whether it is loaded at all, and what
+# it would get wrong without a word is refused.
+OTEL_ENDPOINT = env.str("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", default="") or env.str(
+    "OTEL_EXPORTER_OTLP_ENDPOINT", default=""
+)
+OTEL_EXPORTER = _choice("OTEL_TRACES_EXPORTER", "otlp", {"otlp", "none"})
+OTEL_PROTOCOL = env.str("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", default="") or env.str(
+    "OTEL_EXPORTER_OTLP_PROTOCOL", default=""
+)
+TRACES_ARE_SENT = (
+    bool(OTEL_ENDPOINT)
+    and OTEL_EXPORTER == "otlp"
+    and env.str("OTEL_SDK_DISABLED", default="").strip().lower() != "true"
+)
+if TRACES_ARE_SENT and OTEL_PROTOCOL not in {"", "http/protobuf"}:
+    raise ImproperlyConfigured(
+        f"OTEL_EXPORTER_OTLP_PROTOCOL={OTEL_PROTOCOL!r}: traces are sent as http/protobuf, to port 4318 of a collector."
+    )
+if TRACES_ARE_SENT and not _is_installed("opentelemetry.exporter.otlp.proto.http"):
+    raise ImproperlyConfigured(
+        "OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry is not installed: run `uv sync --extra otel`, or set "
+        "OTEL_SDK_DISABLED=true."
+    )
+
 # --- Celery ---------------------------------------------------------------------------------------------------
 CELERY_BROKER_URL = _secret("GATEWAY_CELERY_BROKER_URL") or f"sqla+sqlite:///{DATA_DIR / 'broker.sqlite3'}"
 if not re.match(r"[a-z][a-z0-9+]*://", CELERY_BROKER_URL):
@@ -466,6 +553,7 @@ LOGGING = {
         LLM_API_KEY,
         GATEWAY_METRICS_TOKEN,
         GATEWAY_WEBHOOK_SECRET,
+        GATEWAY_OIDC_CLIENT_SECRET,
         *GATEWAY_ENCRYPTION_KEYS,
     ],
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ValidationError
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+# What clients of an LLM add to its base URL by themselves.
+_ENDPOINTS = ("/chat/completions", "/completions", "/responses", "/messages", "/embeddings", "/models")
 
 
 def validate_http_url(text: str) -> None:
@@ -40,3 +43,38 @@ def origin_of(url: str) -> str:
     if not parts.hostname:
         return ""
     return f"{parts.scheme.lower()}://{parts.hostname.lower().rstrip('.')}:{port}"
+
+
+def doubts_about_llm_url(url: str, *, model: str) -> list[str]:
+    """Return what is likely to be wrong with a base URL that could be right, in sentences; of an empty one nothing."""
+    if not url:
+        return []
+    parts = urlsplit(url)
+    path, host = parts.path.rstrip("/"), (parts.hostname or "").lower()
+    doubts = []
+    endpoint = next((ending for ending in _ENDPOINTS if path.endswith(ending)), None)
+    if endpoint is not None:
+        doubts.append(f"LiteLLM adds “{endpoint}” by itself: leave it out.")
+    elif model.startswith("openai/") and not path:
+        doubts.append("Most servers that speak OpenAI's protocol have it under a path such as /v1.")
+    if _is_own_host(host):
+        doubts.append("The agent-server calls this address: it is reached only if the LLM runs on the same machine.")
+    elif parts.scheme.lower() == "http" and _is_public(host):
+        doubts.append("Key and texts go there unencrypted: use https.")
+    return doubts
+
+
+def _is_own_host(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _is_public(host: str) -> bool:
+    """Whether a host is likely to be reached over the internet: a global address, or a name with a dot that is not
+    one of those for private networks."""
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        return "." in host and not host.endswith((".local", ".internal", ".lan", ".home.arpa", ".test"))

@@ -13,7 +13,7 @@ from typing import Any
 
 from profiles.exceptions import LlmCallFailed, UnknownProvider
 from profiles.fields import MASK
-from profiles.model_facts import Completion, ModelFacts
+from profiles.model_facts import Completion, ModelFacts, ModelOffer
 
 # What can answer a chat. The catalogue also has embeddings, images, speech and more.
 _CHAT_MODES = {"chat", "responses", "completion"}
@@ -97,20 +97,23 @@ def provider_names() -> list[str]:
     return sorted(str(getattr(provider, "value", provider)) for provider in _litellm().provider_list)
 
 
-def model_names(search: str, limit: int) -> list[str]:
-    """Return at most `limit` chat models whose name contains every word of `search`, in order of the alphabet."""
+def search_models(search: str, limit: int) -> list[ModelOffer]:
+    """Return at most `limit` chat models whose name contains every word of `search`: those that begin with it first,
+    short names before long ones."""
     litellm = _litellm()
     words = search.lower().split()
     providers = set(provider_names())
-    found = set()
+    found: dict[str, tuple[dict[str, Any], str]] = {}
     for key, entry in litellm.model_cost.items():
         if entry.get("mode") not in _CHAT_MODES:
             continue
         provider = entry.get("litellm_provider", "")
         name = f"{provider}/{key}" if "/" not in key and provider in providers else key
         if all(word in name.lower() for word in words):
-            found.add(name)
-    return sorted(found)[:limit]
+            found[name] = (entry, provider)
+    wanted = search.lower().strip()
+    best = sorted(found, key=lambda name: (not name.lower().startswith(wanted), len(name), name))[:limit]
+    return [_offer(name, *found[name]) for name in best]
 
 
 def _litellm() -> ModuleType:
@@ -155,6 +158,17 @@ def _prices(entry: dict[str, Any], provider: str) -> dict[str, str]:
         "cache_write_input_price": "cache_creation_input_token_cost",
     }
     return {name: _per_million(entry[column]) for name, column in columns.items() if entry.get(column) is not None}
+
+
+def _offer(name: str, entry: dict[str, Any], provider: str) -> ModelOffer:
+    prices = _prices(entry, provider)
+    return ModelOffer(
+        name=name,
+        input_price=prices.get("input_price"),
+        output_price=prices.get("output_price"),
+        context_window=entry.get("max_input_tokens"),
+        supports_vision=entry.get("supports_vision"),
+    )
 
 
 def _per_million(per_token: float | str) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 from django.conf import settings
 
 from profiles.exceptions import LlmCallFailed, LlmProcessDown, UnknownProvider
-from profiles.model_facts import Completion, ModelFacts
+from profiles.model_facts import Completion, ModelFacts, ModelOffer
 
 LOOKUP_SECONDS = 5.0
 # The path is part of a C struct of fixed size: 108 bytes on Linux, 104 on macOS, with a zero at the end.
@@ -76,10 +76,10 @@ async def complete(
         raise LlmProcessDown(_BROKEN_OFF) from None
 
 
-def model_names(search: str, *, limit: int = 50, timeout_seconds: float = LOOKUP_SECONDS) -> list[str]:
-    """Return model strings of LiteLLM's catalogue that contain every word of `search`, in order of the alphabet."""
-    names: list[str] = _ask("model_names", {"search": search, "limit": limit}, timeout_seconds)
-    return names
+def search_models(search: str, *, limit: int = 50, timeout_seconds: float = LOOKUP_SECONDS) -> list[ModelOffer]:
+    """Return models of LiteLLM's catalogue whose name contains every word of `search`, the likeliest first."""
+    found = _ask("search_models", {"search": search, "limit": limit}, timeout_seconds)
+    return [ModelOffer(**offer) for offer in found]
 
 
 def provider_names(*, timeout_seconds: float = LOOKUP_SECONDS) -> list[str]:

@@ -91,7 +91,7 @@ class LlmProcess:
         lookups: dict[str, Callable[..., Any]] = {
             "ping": lambda: "pong",
             "describe_model": lambda **params: asdict(llm.describe_model(**params)),
-            "model_names": llm.model_names,
+            "search_models": lambda **params: [asdict(offer) for offer in llm.search_models(**params)],
             "provider_names": llm.provider_names,
         }
         return lookups[method], self._lookups

@@ -163,12 +163,7 @@ def check_model(model: str, base_url: str, *, param: str | None = None) -> Check
     try:
         facts = llm_client.describe_model(model, base_url)
     except UnknownProvider:
-        raise InvalidProfile(
-            f"LiteLLM cannot tell the provider of '{model}'. Write provider/model, such as "
-            f"anthropic/claude-sonnet-4-5, or openai/{model.rpartition('/')[2] or 'name'} together with the base URL "
-            f"of a server that speaks OpenAI's protocol.",
-            param=param,
-        ) from None
+        raise InvalidProfile(no_provider_text(model), param=param) from None
     except LlmProcessDown as error:
         logger.warning("a model was saved unchecked: %s", error)
         return CheckedModel(catalogue=None, warnings=(f"The model '{model}' was saved but could not be checked.",))
@@ -178,6 +173,14 @@ def check_model(model: str, base_url: str, *, param: str | None = None) -> Check
             warnings=(f"LiteLLM's catalogue does not have '{model}': its price is unknown unless the profile says.",),
         )
     return CheckedModel(catalogue=facts.to_json())
+
+
+def no_provider_text(model: str) -> str:
+    return (
+        f"LiteLLM cannot tell the provider of '{model}'. Write provider/model, such as anthropic/claude-sonnet-4-5, or "
+        f"openai/{model.rpartition('/')[2] or 'name'} together with the base URL of a server that speaks OpenAI's "
+        f"protocol."
+    )
 
 
 def keep_or_clear_secret(*, stored: Secret, sent: str | None, old_place: str, new_place: str) -> Secret:

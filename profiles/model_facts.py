@@ -31,6 +31,17 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOffer:
+    """A model of LiteLLM's catalogue as a search shows it; None is what the catalogue does not say."""
+
+    name: str
+    input_price: str | None = None
+    output_price: str | None = None
+    context_window: int | None = None
+    supports_vision: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """The answer of one plain LLM call. `seconds` is how long it took. The tokens of the provider's cache are part of
     the input, those of reasoning part of the output."""

@@ -8,15 +8,17 @@ from functools import partial
 from typing import Any
 
 from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
 from django.db import models, transaction
 from django.db.models import Count, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
-from django.http import HttpRequest, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponseRedirect, JsonResponse
 from django.http.response import HttpResponseBase
-from django.urls import reverse
+from django.urls import path, reverse
 from django.utils import timezone
 
 from profiles import access
+from profiles.admin import model_checks
 from profiles.admin.profile_form import ProfileForm
 from profiles.admin.profile_trial import trial_page
 from profiles.admin.recorded import RecordedAdmin
@@ -89,19 +91,34 @@ class ProfileAdmin(RecordedAdmin[Profile]):
         (None, {"fields": ("slug", "description", "is_enabled", "owner")}),
         (
             "The LLM",
-            {"fields": ("llm_model", "llm_base_url", "llm_api_key", "known_of_model")},
+            {
+                "description": "Whom the agent asks, at every step. Only the model is required, and a key for most "
+                "providers. “Test” above tries what was saved with one call and one turn.",
+                "fields": ("llm_model", "llm_base_url", "llm_api_key", "known_of_model"),
+            },
         ),
         (
             "The agent",
-            {"fields": ("tools", "system_prompt", "system_suffix", "max_iterations", "time_limit_seconds")},
+            {
+                "description": "What it can do and for how long. An agent's tools and prompts are fixed when its "
+                "conversation starts: change them, and a conversation that goes on gets a new agent, which is told "
+                "what was said before.",
+                "fields": ("tools", "system_prompt", "system_suffix", "max_iterations", "time_limit_seconds"),
+            },
         ),
         (
             "Where it works",
-            {"fields": ("allowed_servers", "workspace", "workspace_path", "workspace_template")},
+            {
+                "description": "Only of interest to agents with tools: which machine runs them, and in which "
+                "directory on it.",
+                "fields": ("allowed_servers", "workspace", "workspace_path", "workspace_template"),
+            },
         ),
         (
             "What callers see and may do",
             {
+                "description": "The defaults suit chat UIs and SDKs alike. An API key may say otherwise about callers "
+                "that go away.",
                 "fields": (
                     "thoughts",
                     "activity",
@@ -113,12 +130,15 @@ class ProfileAdmin(RecordedAdmin[Profile]):
                     "resume_after_server_restart",
                     "accepts_images",
                     "accepts_remote_images",
-                )
+                ),
             },
         ),
         (
             "Housekeeping calls of chat UIs",
-            {"fields": (("answers_housekeeping", "utility_llm_model"), "known_of_utility_model")},
+            {
+                "description": "Titles, tags, suggestions: small requests that a chat UI makes by itself.",
+                "fields": (("answers_housekeeping", "utility_llm_model"), "known_of_utility_model"),
+            },
         ),
         (
             "How long it is kept",
@@ -135,6 +155,7 @@ class ProfileAdmin(RecordedAdmin[Profile]):
             "Sampling, reasoning and time-outs of the LLM",
             {
                 "classes": ("collapse",),
+                "description": "Sent with every call of the LLM. Empty fields are left to the provider.",
                 "fields": (
                     ("temperature", "top_p"),
                     ("max_output_tokens", "context_window"),
@@ -157,9 +178,17 @@ class ProfileAdmin(RecordedAdmin[Profile]):
         ),
         (
             "MCP servers and secrets",
-            {"classes": ("collapse",), "fields": ("mcp_config", "terminal_secrets")},
+            {
+                "classes": ("collapse",),
+                "description": "For agents with tools: servers that give them more tools, and variables of their "
+                "terminal. Stored encrypted; this form never shows them again.",
+                "fields": ("mcp_config", "terminal_secrets"),
+            },
         ),
     )
+
+    class Media:
+        js = ("chatgateway/profile_form.js",)
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[Profile]:
         # The turns belong to the other application; only the relation it made is known here.
@@ -174,6 +203,26 @@ class ProfileAdmin(RecordedAdmin[Profile]):
             last_turn_at=Subquery(of_profile.order_by("-opened_at").values("opened_at")[:1]),
             failures_today=Coalesce(Subquery(failed.annotate(n=Count("pk")).values("n")), 0),
         )
+
+    def get_urls(self) -> list[Any]:
+        view = self.admin_site.admin_view
+        return [
+            path("models/", view(self.model_offers), name="profiles_profile_model_offers"),
+            path("check/", view(self.live_check), name="profiles_profile_live_check"),
+            *super().get_urls(),
+        ]
+
+    def model_offers(self, request: HttpRequest) -> JsonResponse:
+        self._refuse_who_edits_none(request)
+        return model_checks.offers(request)
+
+    def live_check(self, request: HttpRequest) -> JsonResponse:
+        self._refuse_who_edits_none(request)
+        return model_checks.check(request)
+
+    def _refuse_who_edits_none(self, request: HttpRequest) -> None:
+        if not (self.has_add_permission(request) or self.has_change_permission(request)):
+            raise PermissionDenied
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         if isinstance(db_field, EncryptedTextField):

@@ -2,6 +2,7 @@
 
 from profiles.models.changes import ChangeRecord
 from profiles.models.keys import ApiKey, ApiKeySecret, FailedAuthentication, new_key_prefix
+from profiles.models.people import SignInIdentity
 from profiles.models.profile import OnDisconnect, Profile, slug_validator
 from profiles.models.tenants import Tenant
 
@@ -12,6 +13,7 @@ __all__ = [
     "FailedAuthentication",
     "OnDisconnect",
     "Profile",
+    "SignInIdentity",
     "Tenant",
     "new_key_prefix",
     "slug_validator",

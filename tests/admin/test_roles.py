@@ -49,6 +49,7 @@ OWN = {
     | ACCOUNTS
     | {
         "chatgateway_erasure_add", "profiles_apikey_rotate", "profiles_apikey_revoke",
+        "profiles_profile_model_offers", "profiles_profile_live_check",
         *(f"{model}_{page}" for model in EDITED for page in EVERYTHING),
     },
     "operator": RUNNING,

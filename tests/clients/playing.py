@@ -19,10 +19,10 @@ TESTS = Path(__file__).parents[1]
 MODEL = "openhands_chat"
 
 
-def play_python(script: str, served: LiveGateway, **asked: Any) -> dict[str, Any]:
+def play_python(script: str, served: LiveGateway, *, environment: str = "clients_env", **asked: Any) -> dict[str, Any]:
     """What a script of `tests/clients_env` prints."""
-    python = TESTS / "clients_env/.venv/bin/python"
-    need(python.exists(), "clients", "run `uv sync --locked --project tests/clients_env`")
+    python = TESTS / environment / ".venv/bin/python"
+    need(python.exists(), "clients", f"run `uv sync --locked --project tests/{environment}`")
     return _played([str(python), "-W", "ignore", str(TESTS / "clients_env" / script)], served, asked)
 
 
@@ -36,9 +36,13 @@ def play_node(script: str, served: LiveGateway, **asked: Any) -> dict[str, Any]:
 def _played(command: list[str], served: LiveGateway, asked: dict[str, Any]) -> dict[str, Any]:
     given = {"baseURL": f"{served.url}/v1", "apiKey": served.key, "model": MODEL} | asked
     # Nothing of this process's own: a client must come by nothing but what it was given.
-    environment = {"PATH": os.environ["PATH"], "OPENAI_AGENTS_DISABLE_TRACING": "1"}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "OPENAI_AGENTS_DISABLE_TRACING": "1",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "1",
+    }
     done = subprocess.run(
         [*command, json.dumps(given)], capture_output=True, text=True, check=False, timeout=120, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return dict(json.loads(done.stdout))
+    return dict(json.loads(done.stdout.splitlines()[-1]))  # LiteLLM prints advice to whoever gets an error

@@ -6,15 +6,20 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from django.db import connection
 
+from profiles.models import Profile
 from tests.faults import table
 from tests.faults.books import Balance
 from tests.faults.site import Site
+from tests.live.agent_process import AgentServerProcess, agent_server_process
+from tests.live.conftest import register
+from tests.live.scripted_llm import ScriptedLlm
 
 BALANCES = pytest.StashKey[list[Balance]]()
 IS_FULL = os.environ.get("HYPOTHESIS_PROFILE") == "full"
@@ -54,6 +59,21 @@ def site(request: pytest.FixtureRequest, transactional_db: None, tmp_path: Path)
     made = Site(directory=tmp_path, scenario=marked.args[0], balances=request.config.stash[BALANCES])
     yield made
     made.close()
+
+
+@pytest.fixture
+def real_llm(site: Site) -> Iterator[ScriptedLlm]:
+    with ScriptedLlm() as scripted:
+        Profile.objects.update(llm_api_key=scripted.key, llm_base_url=scripted.url)
+        site.llms.append(scripted)
+        yield scripted
+
+
+@pytest.fixture
+def real_agent_server(site: Site) -> Iterator[AgentServerProcess]:
+    with agent_server_process(Path(tempfile.mkdtemp(prefix="agent-server-"))) as running:
+        register(running)
+        yield running
 
 
 @pytest.fixture

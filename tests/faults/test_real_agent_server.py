@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 import signal
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from profiles.models import Profile
 from tests.faults import calls
 from tests.faults.site import Site
-from tests.live.agent_process import AgentServerProcess, agent_server_process
-from tests.live.conftest import register
+from tests.live.agent_process import AgentServerProcess
 from tests.live.scripted_llm import Answer, ScriptedLlm
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
-
-
-@pytest.fixture
-def llm(site: Site) -> Iterator[ScriptedLlm]:
-    with ScriptedLlm() as scripted:
-        Profile.objects.update(llm_api_key=scripted.key, llm_base_url=scripted.url)
-        site.llms.append(scripted)
-        yield scripted
-
-
-@pytest.fixture
-def agent_server(site: Site) -> Iterator[AgentServerProcess]:
-    with agent_server_process(Path(tempfile.mkdtemp(prefix="agent-server-"))) as running:
-        register(running)
-        yield running
 
 
 def marked(token: str) -> list[dict[str, str]]:
@@ -40,21 +20,21 @@ def marked(token: str) -> list[dict[str, str]]:
 
 @pytest.mark.scenario("kill -9 of the real agent-server in mid-run; it comes back")
 def test_a_real_run_that_died_with_its_server_is_reported_and_its_conversation_goes_on(
-    site: Site, llm: ScriptedLlm, agent_server: AgentServerProcess
+    site: Site, real_llm: ScriptedLlm, real_agent_server: AgentServerProcess
 ) -> None:
     gateway = site.gateway()
     collected, streamed, later = calls.new_token(), calls.new_token(), calls.new_token()
     for token in (collected, streamed):
-        llm.script(token, Answer(chunks=("The answer", f" to {token} is {token}."), hold_after=1))
-    llm.script(later, Answer(text=calls.answer_to(later)))
+        real_llm.script(token, Answer(chunks=("The answer", f" to {token} is {token}."), hold_after=1))
+    real_llm.script(later, Answer(text=calls.answer_to(later)))
     asking = [
         site.asking(gateway.url, token=collected, messages=marked(collected)),
         site.asking(gateway.url, token=streamed, messages=marked(streamed), stream=True),
     ]
-    llm.wait_for(lambda one: one.script == collected and one.pieces_sent == 1)
-    llm.wait_for(lambda one: one.script == streamed and one.pieces_sent == 1)
-    agent_server.end(signal.SIGKILL)
-    agent_server.start()
+    real_llm.wait_for(lambda one: one.script == collected and one.pieces_sent == 1)
+    real_llm.wait_for(lambda one: one.script == streamed and one.pieces_sent == 1)
+    real_agent_server.end(signal.SIGKILL)
+    real_agent_server.start()
 
     told = [one.result(60).told for one in asking]
     again = site.ask(gateway.url, token=later, messages=marked(later))

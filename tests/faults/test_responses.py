@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
-from openai import APIError
 from openai.types.responses import ResponseStreamEvent
 
 from chatgateway.models import Turn
 from tests.fakes.agent_script import Gate
 from tests.faults import calls
+from tests.faults.reading import read_until_it_breaks
 from tests.faults.site import Site, waiting_at
 from tests.waiting import eventually
 
@@ -25,13 +22,6 @@ def site(transactional_db: None, tmp_path: Path) -> Iterator[Site]:
     made = Site(directory=tmp_path, scenario="", balances=[])
     yield made
     made.close()
-
-
-def read_until_it_breaks(stream: Any) -> list[ResponseStreamEvent]:
-    events: list[ResponseStreamEvent] = []
-    with contextlib.suppress(APIError, httpx.TransportError):
-        events.extend(stream)
-    return events
 
 
 @pytest.mark.parametrize("is_restarted", [False, True], ids=["another process", "a restart"])

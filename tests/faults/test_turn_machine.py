@@ -136,7 +136,8 @@ class TurnMachine(RuleBasedStateMachine):
     def leave(self, driver: Driver, delivered: bool) -> None:
         truth = self.truth[driver.turn.pk]
         if truth.waiting:
-            audit.detach(truth.waiting.pop(), delivered=delivered)
+            request_id = truth.waiting.pop()
+            audit.delivered([(request_id, timezone.now())]) if delivered else audit.detach(request_id)
 
     @rule(driver=drivers)
     def cancel_if_nobody_waits(self, driver: Driver) -> None:

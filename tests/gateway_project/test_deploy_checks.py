@@ -36,6 +36,26 @@ def check(tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False, timeout=100)
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"GATEWAY_OIDC_ISSUER": "https://id.corp.test"}, "needs GATEWAY_OIDC_CLIENT_ID"),
+        ({"GATEWAY_PASSWORD_SIGN_IN": "false"}, "nobody could sign in"),
+        ({"GATEWAY_OIDC_ROLES": "gateway-admins=chief"}, "'gateway-admins=chief' is not group=role"),
+        ({"GATEWAY_OIDC_SCOPES": "email"}, "needs openid"),
+        ({"GATEWAY_SIGN_IN_FAILURES": "0"}, "GATEWAY_SIGN_IN_FAILURES=0 is below 1"),
+    ],
+)
+def test_a_sign_in_that_cannot_work_stops_every_command_with_one_sentence(
+    tmp_path: Path, variables: dict[str, str], said: str
+) -> None:
+    done = check(tmp_path, **variables)
+
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.fixture
 def safe(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Settings of which the checks have nothing to say."""
@@ -98,6 +118,8 @@ def test_nothing_is_said_of_safe_settings(safe: Settings) -> None:
         ("GATEWAY_PUBLIC_URL", "http://gateway.corp.test", "gateway.E007"),
         ("GATEWAY_TRUSTED_PROXIES", [], "gateway.E008"),
         ("GATEWAY_TRUSTED_PROXIES", [ip_network("0.0.0.0/0")], "profiles.E005"),
+        ("GATEWAY_OIDC_ISSUER", "http://id.corp.test", "gateway.E013"),
+        ("GATEWAY_OIDC_CLIENT_SECRET", "your-secret-from-the-provider", "gateway.E002"),
         ("CORS_ALLOWED_ORIGINS", ["http://chat.corp.test"], "gateway.W002"),
         ("CELERY_BROKER_URL", "sqla+sqlite:///broker.sqlite3", "gateway.E010"),
         ("CELERY_BROKER_URL", "amqp://guest:guest@rabbit.corp.test//", "gateway.W005"),

@@ -66,12 +66,16 @@ def test_a_model_of_no_provider_is_told_apart(llm_process, model):
     assert refused.value.model == model
 
 
-def test_choices_for_a_form(llm_process):
-    found = llm_client.model_names("Claude SONNET 4-5", limit=5)
-    assert "anthropic/claude-sonnet-4-5" in found
-    assert len(found) == 5
-    assert found == sorted(found)
-    assert llm_client.model_names("no such model anywhere") == []
+def test_choices_for_a_form_begin_with_what_begins_so_and_with_short_names(llm_process):
+    found = llm_client.search_models("anthropic/Claude SONNET 4-5", limit=5)
+    typed = llm_client.search_models("openai/gpt-5", limit=3)
+
+    assert found[0].name == "anthropic/claude-sonnet-4-5"
+    assert (found[0].input_price, found[0].output_price) == ("3", "15")
+    assert (found[0].context_window, found[0].supports_vision) == (200_000, True)
+    assert typed[0].name == "openai/gpt-5"
+    assert len(typed) == 3
+    assert llm_client.search_models("no such model anywhere") == []
     assert {"openai", "anthropic", "litellm_proxy"} <= set(llm_client.provider_names())
 
 

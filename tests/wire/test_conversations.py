@@ -139,7 +139,8 @@ def test_a_conversation_is_its_tenants_alone(client: OpenAI, client_with: Callab
         ("GET", "/{id}/items?limit=101", None, "limit"),
         ("GET", "/{id}/items?order=up", None, "order"),
         ("GET", "/{id}/items?after=msg_1", None, "after"),
-        ("DELETE", "/{id}/items/msg_1", None, None),
+        ("GET", "/{id}/items?before=msg_1", None, "before"),
+        ("GET", "/{id}/items?include=everything", None, "include.0"),
     ],
 )
 def test_what_is_wrong_is_named(http: httpx.Client, method: str, path: str, body: Any, param: str | None) -> None:
@@ -157,3 +158,32 @@ def test_nothing_can_be_slipped_into_a_conversation_that_has_begun(http: httpx.C
     reply = http.post(f"/v1/conversations/{made}/items", json={"items": [user("psst")]})
 
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "items")
+
+
+def test_the_last_item_can_be_taken_back_until_there_is_a_turn(strict: OpenAI) -> None:
+    items: Any = [user("one"), user("two")]
+    made = strict.conversations.create(items=items)
+    first, last = strict.conversations.items.list(made.id, order="asc").data
+
+    assert strict.conversations.items.delete(last.id, conversation_id=made.id).id == made.id
+    with pytest.raises(NotFoundError) as gone:
+        strict.conversations.items.delete(last.id, conversation_id=made.id)
+    assert gone.value.code == "item_not_found"
+    assert strict.conversations.items.list(made.id).data == [first]
+
+    strict.responses.create(**ask("three", conversation=made.id))
+    for item in strict.conversations.items.list(made.id).data:
+        with pytest.raises(BadRequestError) as raised:
+            strict.conversations.items.delete(item.id, conversation_id=made.id)
+        assert raised.value.code == "unsupported_endpoint"
+
+
+def test_only_the_last_item_can_be_taken_back(strict: OpenAI) -> None:
+    items: Any = [user("one"), user("two")]
+    made = strict.conversations.create(items=items)
+    first = strict.conversations.items.list(made.id, order="asc").data[0]
+
+    with pytest.raises(BadRequestError) as raised:
+        strict.conversations.items.delete(first.id, conversation_id=made.id)
+
+    assert raised.value.code == "unsupported_endpoint"

@@ -47,11 +47,16 @@ def ask(http: httpx.Client, *messages: dict[str, Any], **more: Any) -> str:
     headers = more.pop("headers", {})
     body = {"model": "openhands_chat", "messages": list(messages) or [user(SECRET)], **more}
     reply = http.post(CHAT, json=body, headers=headers)
+    recorded(reply)
+    return reply.headers[CONVERSATION]
+
+
+def recorded(reply: httpx.Response) -> None:
+    """Wait for the turn's last events, which its driver writes after the reply: a turn that is made older before that
+    would get them later."""
     assert reply.status_code == 200, reply.text
-    # A driver writes its last events after the reply; what is made older before that would get them later.
     last = Event.objects.filter(turn__reply_id=reply.json()["id"], kind="ConversationStateUpdateEvent")
     eventually(lambda: last.filter(raw__value="finished").exists())
-    return reply.headers[CONVERSATION]
 
 
 def aged(days: float) -> None:
@@ -110,7 +115,8 @@ def test_what_a_response_showed_goes_with_its_texts(http: httpx.Client, agent_se
     named = http.post("/v1/conversations", json={"metadata": {"topic": SECRET}}).json()["id"]
     body = {"model": "openhands_chat", "input": SECRET, "instructions": SECRET, "conversation": named}
     reply = http.post("/v1/responses", json=body)
-    assert (reply.status_code, Frame.objects.count() > 0) == (200, True)
+    recorded(reply)
+    assert Frame.objects.count() > 0
     keep(keep_content_days=30)
     aged(31)
     Conversation.objects.update(state="expired")
@@ -298,7 +304,7 @@ def test_every_column_of_a_turn_is_a_text_that_goes_or_a_figure_that_stays() -> 
         "error_code", "input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens",
         "is_usage_estimated", "prices", "cost_usd", "opened_at", "started_at", "accepted_at", "first_text_at",
         "closed_at", "content_removed_at", "content_removed_by", "kind", "housekeeping_task", "answered_by",
-        "elided_messages", "held_usd",
+        "elided_messages", "held_usd", "traceparent",
     }  # fmt: skip
     columns = {field.name for field in Turn._meta.concrete_fields}
 

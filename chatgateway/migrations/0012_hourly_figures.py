@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('chatgateway', '0010_what_operating_permits'),
+        ('chatgateway', '0011_traces'),
         ('profiles', '0007_governance'),
     ]
 

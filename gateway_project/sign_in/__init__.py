@@ -1,0 +1,1 @@
+"""How people get into the admin: a password, whose guessing is limited, or OpenID Connect."""
