@@ -163,10 +163,10 @@ class _Record:
         return waited
 
     def _conversation(self) -> Any:
-        from chatgateway import conversations
+        from chatgateway import finding
 
-        return conversations.find_for(
-            caller=self.caller, profile=self.profile, named=conversations.Named(), transcript=self.transcript
+        return finding.find_for(
+            caller=self.caller, profile=self.profile, named=finding.Named(), transcript=self.transcript
         ).conversation
 
     def _open(self, request_id: str, conversation: Any, *, server: Any, at: int) -> Any:

@@ -299,7 +299,7 @@ def test_an_open_turn_is_told_with_its_last_step_and_no_word_of_it(admin: Client
 def test_a_turn_is_stopped_from_the_overview_and_leads_back_to_it(admin: Client) -> None:
     row = open_turn()
 
-    stopped = admin.post(reverse("admin:chatgateway_turn_stop", args=[row.pk]), {"from-overview": "yes"})
+    stopped = admin.post(reverse("admin:chatgateway_turn_stop", args=[row.pk]), {"from_overview": "yes"})
 
     row.refresh_from_db()
     assert stopped.url == reverse("admin:index")

@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('chatgateway', '0011_traces'),
+        ('chatgateway', '0012_reading_replies'),
         ('profiles', '0007_governance'),
     ]
 
