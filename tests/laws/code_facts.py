@@ -24,6 +24,7 @@ OUR_COMMANDS = (
     "llm",
     "bootstrap",
     "mint_key",
+    "doctor",
     "reset_admin_password",
     "rotate_secrets",
     "delete_end_user",
