@@ -1,13 +1,15 @@
-"""`python -m benchmarks run` and `python -m benchmarks profile`."""
+"""`python -m benchmarks run`, `profile`, `soak` and `simulate`."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import os
 import sys
 from pathlib import Path
 
-from benchmarks import profiling, report, suite
+from benchmarks import profiling, report, soak, suite
 from benchmarks.targets import ROOT
 
 DEFAULT_POSTGRES = "postgresql://postgres@127.0.0.1:5432/postgres"
@@ -35,6 +37,13 @@ def main() -> None:
     profile.add_argument("--postgres", default="", metavar="URL", help="on PostgreSQL instead of SQLite")
     profile.add_argument("--stacks", type=Path, help="write the stacks there, in the form flame graphs are made from")
     profile.set_defaults(command=_profile)
+
+    long = commands.add_parser("soak", help="two gateways under load for long: what leaks, and does the ledger agree")
+    long.add_argument("--minutes", type=float, default=30)
+    long.add_argument("--per-second", type=float, default=4, help="requests, on average")
+    long.add_argument("--postgres", default=os.environ.get("BENCHMARK_POSTGRES_URL", DEFAULT_POSTGRES), metavar="URL")
+    long.add_argument("--out", type=Path, metavar="DIR", help="also write soak.md and soak.json there")
+    long.set_defaults(command=_soak)
 
     arguments = parser.parse_args()
     arguments.command(arguments)
@@ -68,6 +77,19 @@ def _profile(arguments: argparse.Namespace) -> None:
             stacks_path=arguments.stacks,
         )
     )
+
+
+def _soak(arguments: argparse.Namespace) -> None:
+    plan = soak.Plan(minutes=arguments.minutes, per_second=arguments.per_second, postgres_url=arguments.postgres)
+    done = soak.carry_out(plan)
+    text = soak.markdown(done)
+    print(text)
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "soak.md").write_text(text)
+        (arguments.out / "soak.json").write_text(json.dumps(dataclasses.asdict(done), default=str))
+    if not all(check.is_met for check in done.checks):
+        sys.exit(1)
 
 
 def _cache() -> Path:

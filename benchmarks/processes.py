@@ -117,6 +117,19 @@ def usage(pids: list[int]) -> Usage:
     return Usage(cpu_seconds=cpu, rss_kib=rss)
 
 
+def files(pid: int) -> list[str]:
+    """What the open files of a process are: a path, `socket:[…]`, `anon_inode:…`. Those just closed are left out."""
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(str(entry.readlink()))
+    return found
+
+
+def threads(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
 def _with_descendants(pids: list[int]) -> set[int]:
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -22,6 +22,7 @@ from benchmarks.loopback_http import Exchange, frame, header, serve
 from benchmarks.wishes import Wish, read, word
 
 _DEFAULT = Wish(10, 0)
+INPUT_TOKENS = 100  # of each call of its LLM
 _STAMP = b"2026-01-01T00:00:00.000000"
 _SYSTEM_PROMPT = b"You are an agent. " * 846  # as long as the stock prompt, 15 228 characters
 # The agent's configuration within `full_state`: some 60 fields of its LLM, 2 kB.
@@ -84,8 +85,7 @@ class Conversation:
         wish = read(body, default=_DEFAULT)
         self.turns += 1
         self.status = b"running"
-        self.input_tokens += 100
-        self.output_tokens += wish.tokens
+        books.runs += 1
         opening = [] if self.log else [self._system_prompt()]
         message = self.event_id(1)
         opening += [
@@ -124,6 +124,11 @@ class Conversation:
         )
 
     def _ending(self, wish: Wish) -> list[bytes]:
+        self.input_tokens += INPUT_TOKENS
+        self.output_tokens += wish.tokens
+        books.calls += 1
+        books.input_tokens += INPUT_TOKENS
+        books.output_tokens += wish.tokens
         stats = self.changed(4, b"stats", b'{"usage_to_metrics":{"agent":{%s}}}' % self._usage())
         self.leaf = self.event_id(5)
         answer = self.logged(
@@ -204,6 +209,24 @@ def _delta(item: bytes, index: int) -> bytes:
 conversations: dict[str, Conversation] = {}
 
 
+@dataclass(slots=True)
+class Books:
+    """What a provider would have on its bill: runs that were begun, calls of the LLM that came to their end."""
+
+    runs: int = 0
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    sockets: int = 0
+
+    def as_json(self) -> bytes:
+        going = sum(conversation.status == b"running" for conversation in conversations.values())
+        return orjson.dumps({**asdict(self), "running": going, "conversations": len(conversations)})
+
+
+books = Books()
+
+
 class Agent(Exchange):
     """A connection to the imitation: REST, or one reader of one conversation."""
 
@@ -220,6 +243,8 @@ class Agent(Exchange):
             self.reply("200 OK", b'{"status":"ready"}')
         elif path == "/server_info":
             self.reply("200 OK", _INFO)
+        elif path == "/books":
+            self.reply("200 OK", books.as_json())
         elif path.startswith("/sockets/session/"):
             self._conversation = conversations.get(path.rpartition("/")[2])
             after = parse_qs(query).get("after_seq")
@@ -291,7 +316,12 @@ class Agent(Exchange):
         self.transport.write(b"".join(map(frame, frames)))
         conversation.readers.append(self)
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        books.sockets += 1
+
     def lost(self) -> None:
+        books.sockets -= 1
         if self._conversation is not None and self in self._conversation.readers:
             self._conversation.readers.remove(self)
 

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from chatgateway import tracing
 from chatgateway.models import AgentServer, Conversation, Turn
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ _take_overs = Counter("gateway_turns_taken_over", "Turns taken over from another
 
 
 def turn_closed(turn: Turn) -> None:
-    """Count a turn whose end is committed, and log it: one line, without a word of what was said."""
+    """Count a turn whose end is committed, log it in one line without a word of what was said, and send its trace."""
     profile = _profile_name(turn)
     _turns.labels(turn.outcome, profile, turn.endpoint).inc()
     if turn.error_code:
@@ -103,8 +104,10 @@ def turn_closed(turn: Turn) -> None:
             "input_tokens": turn.input_tokens,
             "output_tokens": turn.output_tokens,
             "cost_usd": None if turn.cost_usd is None else float(turn.cost_usd),
+            **({"trace_id": tracing.trace_id(turn)} if turn.traceparent else {}),
         },
     )
+    tracing.turn_closed(turn)
 
 
 def _count_tokens(turn: Turn, profile: str) -> None:

@@ -21,7 +21,7 @@ Next = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 # What a browser client of an OpenAI SDK may ask to send.
 _ALLOWED_HEADER = re.compile(
     r"authorization|content-type|user-agent|accept|idempotency-key|x-session-api-key|http-referer|x-title|"
-    r"x-request-id|openai-[a-z-]+|x-stainless-[a-z-]+|x-openhands-[a-z-]+",
+    r"x-request-id|traceparent|tracestate|openai-[a-z-]+|x-stainless-[a-z-]+|x-openhands-[a-z-]+",
     re.IGNORECASE,
 )
 

@@ -18,8 +18,8 @@ from django.utils import timezone
 from chatgateway import (
     audit,
     ceilings,
-    conversations,
     endings,
+    finding,
     frame_log,
     housekeeping,
     metrics,
@@ -30,7 +30,6 @@ from chatgateway import (
 from chatgateway.agentserver.exceptions import AgentServerError, ConversationMissing
 from chatgateway.answer import Showing, ShowingRules
 from chatgateway.audit import Arrival, Asked
-from chatgateway.conversations import Found, Named
 from chatgateway.drivers import Drivers, current
 from chatgateway.errors import AgentRunFailed, AgentServerUnavailable, GatewayError
 from chatgateway.housekeeping import Chore
@@ -42,8 +41,9 @@ from chatgateway.openai_api.chat_request import ChatRequest, LlmOverrides
 from chatgateway.openai_api.housekeeping import Task
 from chatgateway.places import StillOpen
 from chatgateway.preparation import Assignment
+from chatgateway.search import Found, Named
 from chatgateway.stored_reply import request_of
-from chatgateway.writer import writer
+from chatgateway.writer import log_failure, writer
 from profiles.models import OnDisconnect, Profile
 
 logger = logging.getLogger(__name__)
@@ -79,6 +79,7 @@ class Subscription:
     cancels: bool
     grace_seconds: float
     limits: dict[str, str]  # headers that say what is left of the caller's ceilings
+    joined_trace: str = ""  # `Turn.traceparent` of a turn that was there already
 
 
 # The turn, its place in a conversation or its task as a housekeeping call (None: it was there already), and what is
@@ -161,6 +162,7 @@ async def join_or_open(
         cancels=stops_when_left and not chat.is_background and turn.kind == Turn.Kind.AGENT,
         grace_seconds=profile.disconnect_grace_seconds if arrival.may_be_repeated and not chat.stream else 0,
         limits=limits,
+        joined_trace=turn.traceparent if found is None else "",
     )
 
 
@@ -189,7 +191,7 @@ def _open_row(
     servers.lock()  # from here on no sweep ends the conversation's time, and nobody else opens a turn
     admission = ceilings.admit(arrival.caller, profile)
     at = audit.new_arrival()
-    found = conversations.find_for(
+    found = finding.find_for(
         caller=arrival.caller,
         profile=profile,
         named=named,
@@ -239,7 +241,11 @@ def let_go(subscription: Subscription) -> None:
 def note_end(subscription: Subscription, *, delivered: bool) -> None:
     """Second half: write whether the reply arrived."""
     request_id = subscription.arrival.request_id
-    writer.post(lambda: audit.detach(request_id, delivered=delivered))
+    if delivered:
+        writer.gather(audit.delivered, (request_id, timezone.now()))
+    else:
+        # In its place among the jobs: whether anybody still waits for the turn is asked after it.
+        writer.submit(lambda: audit.detach(request_id)).add_done_callback(log_failure)
 
 
 async def _cancel_unless_awaited(live: LiveTurn, grace_seconds: float) -> None:
@@ -399,7 +405,7 @@ def _begin_again(turn: Turn, conversation: Conversation, profile: Profile) -> As
     if policy == OnDisconnect.CANCEL and not turn.is_background and not audit.is_waited_for(turn):
         return None
     chat = _request_again(turn, profile)
-    found = conversations.found_before(turn, conversation, chat)
+    found = finding.found_before(turn, conversation, chat)
     return Assignment(
         turn=turn,
         conversation=conversation,

@@ -22,10 +22,9 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpRe
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
-from chatgateway import audit, completions, conversations, health, metrics, turns
+from chatgateway import audit, completions, conversations, health, metrics, tracing, turns
 from chatgateway.api_view import LARGE_BODY_BYTES, AsyncAPIView, in_thread, json_response
 from chatgateway.audit import Arrival, Asked
-from chatgateway.conversations import Named
 from chatgateway.delivery import Delivery
 from chatgateway.errors import CompletionInProgress, GatewayError, NotFound
 from chatgateway.exception_handler import error_response
@@ -38,6 +37,7 @@ from chatgateway.openai_api.chat_request import ChatRequest
 from chatgateway.openai_api.error_body import from_failed
 from chatgateway.openai_api.sse import json_bytes
 from chatgateway.openai_api.text_completion import TextReply, TextStream
+from chatgateway.search import Named
 from chatgateway.stored_reply import ending_of
 from chatgateway.turn_events import TurnFailed
 from chatgateway.turns import Subscription
@@ -101,6 +101,8 @@ class V1View(AsyncAPIView):
         for name, value in self.reply_headers.items():
             response[name] = value
         if self.subscription is not None:
+            if self.subscription.joined_trace and (span := tracing.span_of(self.request)):
+                span.joins(self.subscription.joined_trace, turn_id=self.subscription.live.turn_id)
             response.delivery = Delivery(self.subscription)  # type: ignore[attr-defined]  # read by asgi.ApiHandler
 
     def arrival(self) -> Arrival:
@@ -114,6 +116,7 @@ class V1View(AsyncAPIView):
             idempotency_key=repeat_marks.key_in(headers),
             retry_count=_retry_count(headers),
             retry_digest=self.retry_digest,
+            traceparent=span.traceparent if (span := tracing.span_of(self.request)) else "",
         )
 
     async def choose_profile(self, body: Any) -> Profile:

@@ -30,6 +30,7 @@ from django.http.response import HttpResponseBase  # noqa: E402
 from django.urls import set_script_prefix  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
+from chatgateway import tracing  # noqa: E402
 from chatgateway.errors import GatewayError, InvalidRequest  # noqa: E402
 from chatgateway.exception_handler import error_response  # noqa: E402
 from chatgateway.middleware import ApiCors, RequestIdentity  # noqa: E402
@@ -89,6 +90,7 @@ class ApiHandler(ASGIHandler):
     async def _answer(self, request: ASGIRequest, receive: Receive, send: Send) -> None:
         response = None
         was_sent = False
+        span = tracing.begin_request(request)
         try:
             async with asyncio.TaskGroup() as tasks:
                 leaving = tasks.create_task(self.listen_for_disconnect(receive))
@@ -103,6 +105,8 @@ class ApiHandler(ASGIHandler):
                 response.close()
                 if (delivery := getattr(response, "delivery", None)) is not None:
                     delivery.over(was_sent=was_sent, is_connected=lambda: _is_connected(receive))
+            if span is not None:
+                span.end(request, status=None if response is None else response.status_code)
 
 
 def _is_connected(receive: Receive) -> bool:

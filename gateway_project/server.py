@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db.utils import Error as DatabaseError
 from django.utils import timezone
 
-from chatgateway import drivers, turns
+from chatgateway import drivers, tracing, turns
 from chatgateway.api_view import in_thread
 from chatgateway.writer import writer
 from profiles import access, bookkeeping
@@ -45,19 +45,34 @@ class GatewayServer(uvicorn.Server):
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        chores = [asyncio.create_task(_adopt_forever(self.adopt_seconds)), asyncio.create_task(_keep_warm_forever())]
+        self._chores = [
+            asyncio.create_task(_adopt_forever(self.adopt_seconds)),
+            asyncio.create_task(_keep_warm_forever()),
+        ]
         try:
             await super().serve(sockets)
         finally:
-            for chore in chores:
+            for chore in self._chores:
                 chore.cancel()
-            if self._drain is None:
-                self._begin_drain()
-            assert self._drain is not None
-            await asyncio.gather(self._drain, *chores, return_exceptions=True)
-            writer.close(timeout_seconds=5)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Uvicorn's own, then ours. Not after `serve`: a process that a signal ended is gone before that returns."""
+        await super().shutdown(sockets)
+        for chore in self._chores:
+            chore.cancel()
+        if self._drain is None:
+            self._begin_drain()
+        assert self._drain is not None
+        await asyncio.gather(self._drain, *self._chores, return_exceptions=True)
+        await asyncio.to_thread(_write_what_is_left)
 
     _loop: asyncio.AbstractEventLoop | None = None
+
+
+def _write_what_is_left() -> None:
+    writer.close(timeout_seconds=5)
+    bookkeeping.stop()
+    tracing.stop()
 
 
 async def _adopt_forever(pause_seconds: float) -> None:
@@ -98,7 +113,4 @@ def run(*, host: str, port: int) -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.GATEWAY_SHUTDOWN_GRACE_SECONDS) + 2,
     )
-    try:
-        GatewayServer(config).run()
-    finally:
-        bookkeeping.stop()
+    GatewayServer(config).run()

@@ -6,6 +6,7 @@ Secrets can also be given as a file: `NAME_FILE=/run/secrets/name` wins over not
 from __future__ import annotations
 
 import datetime as dt
+import importlib.util
 import ipaddress
 import os
 import re
@@ -129,6 +130,13 @@ def _headers(name: str, default: list[str]) -> list[str]:
         if not re.fullmatch(r"[A-Za-z0-9-]+", header):
             raise ImproperlyConfigured(f"{name}: {header!r} is no name of a header. Use letters, digits and hyphens.")
     return values
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
 
 
 def _roles(name: str) -> dict[str, str]:
@@ -285,19 +293,28 @@ def _database(url: str) -> dict[str, Any]:
         config["OPTIONS"] = {
             "transaction_mode": "IMMEDIATE",
             "timeout": 20,
-            "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;",
+            # Every turn writes the same pages again, those of indexes: the later they are copied from the log into the
+            # file, and the file waited for, the fewer. 4000 pages are 16 MB of log.
+            "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;PRAGMA wal_autocheckpoint=4000;",
         }
         # A file, not memory: the writer thread, the tests and the live server each have a connection.
         config["TEST"] = {"NAME": str(Path(config["NAME"]).with_name(f"test-{os.getpid()}.sqlite3"))}
     elif config.get("ENGINE") == "django.db.backends.postgresql":
+        # A process that freezes inside a transaction (a paused machine) keeps its locks, and with them every turn of
+        # all others: the server ends what has been idle for so long. Our own transactions never pause.
+        frozen = {"options": "-c idle_in_transaction_session_timeout=10s"}
         # What the URL asks for after its "?", such as sslmode=verify-full, is the driver's.
-        config["OPTIONS"] = config.get("OPTIONS", {}) | {
-            "pool": {
-                "min_size": 1,
-                "max_size": DATABASE_POOL_SIZE,
-                "timeout": 10,
+        config["OPTIONS"] = (
+            frozen
+            | config.get("OPTIONS", {})
+            | {
+                "pool": {
+                    "min_size": 1,
+                    "max_size": DATABASE_POOL_SIZE,
+                    "timeout": 10,
+                }
             }
-        }
+        )
     else:
         raise ImproperlyConfigured("GATEWAY_DATABASE_URL must be a sqlite:/// or postgres:// URL.")
     return config
@@ -484,6 +501,31 @@ if GATEWAY_WEBHOOK_URL and len(GATEWAY_WEBHOOK_SECRET) < 16:
     )
 # Images by reference are passed on to the provider, never fetched here; the profile must allow them.
 GATEWAY_SHUTDOWN_GRACE_SECONDS = _number("GATEWAY_SHUTDOWN_GRACE_SECONDS", 8)
+
+# --- traces ---------------------------------------------------------------------------------------------------
+# The variables are OpenTelemetry's own, and its SDK reads them. Here is decided whether it is loaded at all, and what
+# it would get wrong without a word is refused.
+OTEL_ENDPOINT = env.str("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", default="") or env.str(
+    "OTEL_EXPORTER_OTLP_ENDPOINT", default=""
+)
+OTEL_EXPORTER = _choice("OTEL_TRACES_EXPORTER", "otlp", {"otlp", "none"})
+OTEL_PROTOCOL = env.str("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", default="") or env.str(
+    "OTEL_EXPORTER_OTLP_PROTOCOL", default=""
+)
+TRACES_ARE_SENT = (
+    bool(OTEL_ENDPOINT)
+    and OTEL_EXPORTER == "otlp"
+    and env.str("OTEL_SDK_DISABLED", default="").strip().lower() != "true"
+)
+if TRACES_ARE_SENT and OTEL_PROTOCOL not in {"", "http/protobuf"}:
+    raise ImproperlyConfigured(
+        f"OTEL_EXPORTER_OTLP_PROTOCOL={OTEL_PROTOCOL!r}: traces are sent as http/protobuf, to port 4318 of a collector."
+    )
+if TRACES_ARE_SENT and not _is_installed("opentelemetry.exporter.otlp.proto.http"):
+    raise ImproperlyConfigured(
+        "OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry is not installed: run `uv sync --extra otel`, or set "
+        "OTEL_SDK_DISABLED=true."
+    )
 
 # --- Celery ---------------------------------------------------------------------------------------------------
 CELERY_BROKER_URL = _secret("GATEWAY_CELERY_BROKER_URL") or f"sqla+sqlite:///{DATA_DIR / 'broker.sqlite3'}"

@@ -52,6 +52,8 @@ class Turn(models.Model):
     CEILING = "ceiling"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    # The request that opened it, as a parent of spans (W3C); empty when traces are off.
+    traceparent = models.CharField(max_length=55, blank=True, default="", db_default="")
     # What clients call it: chatcmpl-… or resp_…, fixed at opening so that every subscriber sends the same.
     reply_id = models.CharField(max_length=80, blank=True)
     request_id = models.CharField(max_length=64, db_index=True)  # support looks turns up by it

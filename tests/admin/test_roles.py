@@ -24,8 +24,9 @@ EVERYTHING = (*SEEN, "add", "delete")
 # What a role may open, by page. What is missing here is refused; a new page has to be given its place.
 EDITED = ("profiles_tenant", "profiles_apikey", "profiles_profile", "chatgateway_agentserver")
 OPEN_TO_ALL = {
-    "index", "login", "jsi18n", "password_change", "password_change_done", "search", "toggle_sidebar",
+    "index", "login", "jsi18n", "password_change", "password_change_done", "search", "toggle_sidebar", "overview_now",
     "chatgateway_turn_changelist", "chatgateway_turn_change", "chatgateway_turn_by_request",
+    "chatgateway_turn_live",
     "chatgateway_conversation_changelist", "chatgateway_conversation_change",
     "profiles_failedauthentication_changelist", "profiles_failedauthentication_change",
     "profiles_failedauthentication_history", "chatgateway_erasure_retention",
@@ -40,7 +41,7 @@ ACCOUNTS = {
     *(f"{model}_history" for model in (*EDITED, "auth_user", "auth_group")),
 }  # fmt: skip
 RUNNING = {
-    "profiles_profile_try_out", "chatgateway_agentserver_try_out", "chatgateway_agentserver_drain",
+    "profiles_profile_try_out", "profiles_profile_doctor", "chatgateway_agentserver_try_out", "chatgateway_agentserver_drain",
     "chatgateway_agentserver_activate", "chatgateway_agentserver_disable",
     *(f"chatgateway_taskrun_{page}" for page in SEEN),
 }  # fmt: skip
@@ -53,7 +54,8 @@ OWN = {
         *(f"{model}_{page}" for model in EDITED for page in EVERYTHING),
     },
     "operator": RUNNING,
-    "auditor": ACCOUNTS | {"chatgateway_turn_raw_request", "chatgateway_turn_raw_events"},
+    "auditor": ACCOUNTS
+    | {f"chatgateway_turn_{page}" for page in ("steps", "raw_request", "raw_response", "raw_events")},
 }  # fmt: skip
 # A live key is revoked before it is deleted, a tenant in use stays, an active server is disabled first; nobody may.
 NEVER = {"profiles_apikey_delete", "profiles_tenant_delete", "chatgateway_agentserver_delete"}
@@ -107,6 +109,7 @@ ACTIONS: list[tuple[str, Any, dict[str, Any], set[str]]] = [
     ("profiles_profile_change", Profile, {"slug": "renamed"}, {"administrator"}),
     ("profiles_profile_delete", Profile, {"post": "yes"}, {"administrator"}),
     ("profiles_profile_try_out", Profile, {"prompt": ""}, {"administrator", "operator"}),
+    ("profiles_profile_doctor", Profile, {}, {"administrator", "operator"}),
     ("profiles_tenant_change", Tenant, {"name": "renamed"}, {"administrator"}),
     ("chatgateway_agentserver_change", AgentServer, {"name": "renamed"}, {"administrator"}),
     ("chatgateway_agentserver_try_out", AgentServer, {"prompt": ""}, {"administrator", "operator"}),
@@ -178,7 +181,9 @@ def test_the_navigation_offers_what_a_role_may_open() -> None:
     [
         ("chatgateway_turn_change", "turn"),
         ("chatgateway_turn_raw_request", "request"),
+        ("chatgateway_turn_raw_response", "response"),
         ("chatgateway_turn_raw_events", "events"),
+        ("chatgateway_turn_steps", "turn"),
         ("chatgateway_conversation_change", "conversation"),
     ],
 )

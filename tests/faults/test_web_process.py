@@ -305,6 +305,30 @@ def test_turns_that_outlast_the_grace_period_are_handed_over(site: Site) -> None
     site.settle(answered=2)
 
 
+@pytest.mark.scenario("SIGTERM in mid-run; nobody waits for the run")
+def test_a_turn_without_a_caller_is_handed_over_as_well(site: Site) -> None:
+    agent = site.agent()
+    first = site.gateway(GATEWAY_SHUTDOWN_GRACE_SECONDS="1")
+    gate = Gate()
+    site.plays(waiting_at(gate))
+    token = calls.new_token()
+    with site.client(first.url) as client:
+        made = client.responses.create(model="openhands_chat", input=calls.question(token), background=True)
+        gate.wait_until_reached()
+        eventually(lambda: Turn.objects.filter(phase="running").exists())
+        first.end()
+
+        # Not after 20 s, when its lease would have run out.
+        assert Turn.objects.filter(lease_expires_at__lte=Now()).exists()
+        second = site.gateway()
+        gate.open()
+        eventually(lambda: Turn.objects.filter(outcome="answered").exists())
+    with site.client(second.url) as client:
+        assert client.responses.retrieve(made.id).output_text == calls.answer_to(token)
+    assert len(agent.only_conversation.posted) == 1
+    site.settle(answered=1)
+
+
 @pytest.mark.scenario("SIGTERM of one of two web processes under load")
 @pytest.mark.usefixtures("postgres")
 def test_a_rolling_restart_fails_no_call(site: Site) -> None:

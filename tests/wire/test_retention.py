@@ -304,7 +304,7 @@ def test_every_column_of_a_turn_is_a_text_that_goes_or_a_figure_that_stays() -> 
         "error_code", "input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens",
         "is_usage_estimated", "prices", "cost_usd", "opened_at", "started_at", "accepted_at", "first_text_at",
         "closed_at", "content_removed_at", "content_removed_by", "kind", "housekeeping_task", "answered_by",
-        "elided_messages", "held_usd",
+        "elided_messages", "held_usd", "traceparent",
     }  # fmt: skip
     columns = {field.name for field in Turn._meta.concrete_fields}
 
