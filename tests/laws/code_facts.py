@@ -30,6 +30,7 @@ OUR_COMMANDS = (
     "reset_admin_password",
     "rotate_secrets",
     "delete_end_user",
+    "backup",
 )
 
 
