@@ -266,7 +266,9 @@ api_keys:
 
 
 def test_the_file_that_the_documentation_prints_works(tmp_path: Path) -> None:
-    (printed,) = [snippet.text for snippet in pages.snippets("yaml") if snippet.page.stem == "configure-from-a-file"]
+    (printed,) = [
+        snippet.text for snippet in pages.snippets("yaml") if snippet.page.endswith("configure-from-a-file.md")
+    ]
     (tmp_path / "east").write_text("session-key")
     (tmp_path / "anthropic").write_text("sk-anthropic")
 
@@ -379,7 +381,7 @@ def test_what_cannot_be_is_refused_by_name_and_nothing_is_written(text: str, sai
 
     assert said in complaint
     assert complaint.startswith("Nothing was changed.")
-    assert not (Tenant.objects.exists() or Profile.objects.exists() or ApiKey.objects.exists())
+    assert [model.objects.exists() for model in (Tenant, Profile, ApiKey)] == [False] * 3
     assert not ChangeRecord.objects.exists()
 
 
