@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks import profiling, report, soak, suite
+from benchmarks import profiling, report, retention_cost, soak, suite
 from benchmarks.targets import ROOT
 
 DEFAULT_POSTGRES = "postgresql://postgres@127.0.0.1:5432/postgres"
@@ -44,6 +44,11 @@ def main() -> None:
     long.add_argument("--postgres", default=os.environ.get("BENCHMARK_POSTGRES_URL", DEFAULT_POSTGRES), metavar="URL")
     long.add_argument("--out", type=Path, metavar="DIR", help="also write soak.md and soak.json there")
     long.set_defaults(command=_soak)
+
+    kept = commands.add_parser("retention", help="generate a record of a year, and remove from it what is due")
+    kept.add_argument("--events", type=int, default=1_000_000)
+    kept.add_argument("--postgres", default=os.environ.get("BENCHMARK_POSTGRES_URL", DEFAULT_POSTGRES), metavar="URL")
+    kept.set_defaults(command=_retention)
 
     arguments = parser.parse_args()
     arguments.command(arguments)
@@ -90,6 +95,11 @@ def _soak(arguments: argparse.Namespace) -> None:
         (arguments.out / "soak.json").write_text(json.dumps(dataclasses.asdict(done), default=str))
     if not all(check.is_met for check in done.checks):
         sys.exit(1)
+
+
+def _retention(arguments: argparse.Namespace) -> None:
+    plan = retention_cost.Plan(events=arguments.events, postgres_url=arguments.postgres)
+    print(retention_cost.as_text(retention_cost.carry_out(plan)))
 
 
 def _cache() -> Path:
