@@ -30,7 +30,7 @@ def ended(client: OpenAI, response_id: str):
     return eventually(look, timeout_seconds=60)
 
 
-def test_it_is_queued_at_once_and_completed_later(strict: OpenAI, agent_server: FakeAgentServer) -> None:
+def test_r9_it_is_queued_at_once_and_completed_later(strict: OpenAI, agent_server: FakeAgentServer) -> None:
     gate = Gate()
     agent_server.script(Answer("Done at last.", gate=gate))
 
@@ -69,7 +69,7 @@ def test_its_stream_says_when_it_has_left_the_queue(http: httpx.Client, agent_se
     assert found == events(http.get(f"{RESPONSES}/{found[0]['response']['id']}", params={"stream": "true"}).text)
 
 
-def test_a_stream_is_joined_in_the_middle_and_followed_live(client: OpenAI, agent_server: FakeAgentServer) -> None:
+def test_r10_a_stream_is_joined_in_the_middle_and_followed_live(client: OpenAI, agent_server: FakeAgentServer) -> None:
     gate = Gate()
     agent_server.script(Answer(chunks=("One. ", "Two. ", "Three."), gate=gate, hold_after=2))
     made = client.responses.create(**ask(background=True))
@@ -98,7 +98,7 @@ def test_the_stream_helper_resumes_by_id(client: OpenAI, agent_server: FakeAgent
     assert types[-1] == "response.completed"
 
 
-def test_cancelling_stops_the_agent_and_twice_is_the_same(strict: OpenAI, agent_server: FakeAgentServer) -> None:
+def test_r11_cancelling_stops_the_agent_and_twice_is_the_same(strict: OpenAI, agent_server: FakeAgentServer) -> None:
     agent_server.script(Answer(chunks=("One. ", "Two."), gate=Gate(), hold_after=1))
     made = strict.responses.create(**ask(background=True, stream=True))
     response_id = next(made).response.id
@@ -130,7 +130,7 @@ def test_what_somebody_waits_for_is_not_cancelled(client: OpenAI) -> None:
     assert "background" in raised.value.message
 
 
-def test_one_that_fails_says_why(strict: OpenAI, agent_server: FakeAgentServer) -> None:
+def test_r14_one_that_fails_says_why(strict: OpenAI, agent_server: FakeAgentServer) -> None:
     agent_server.script(Fail.wrong_key())
 
     failed = ended(strict, strict.responses.create(**ask(background=True)).id)
@@ -158,7 +158,7 @@ def test_one_that_never_got_a_place_has_failed(strict: OpenAI, agent_server: Fak
     assert (failed.status, failed.error.code) == ("failed", "rate_limit_exceeded")
 
 
-def test_deleting_stops_the_agent_and_hides_the_response(client: OpenAI, agent_server: FakeAgentServer) -> None:
+def test_r12_deleting_stops_the_agent_and_hides_the_response(client: OpenAI, agent_server: FakeAgentServer) -> None:
     agent_server.script(Hang())
     made = client.responses.create(**ask(background=True))
     agent_server.wait_until(lambda: bool(agent_server.conversations), timeout_seconds=60)
@@ -172,7 +172,7 @@ def test_deleting_stops_the_agent_and_hides_the_response(client: OpenAI, agent_s
     assert eventually(lambda: Turn.objects.exclude(outcome="open").first(), timeout_seconds=60).outcome == "cancelled"
 
 
-def test_the_reply_to_a_deletion_is_openais(http: httpx.Client) -> None:
+def test_r12_the_reply_to_a_deletion_is_openais(http: httpx.Client) -> None:
     made = http.post(RESPONSES, json=ask()).json()["id"]
 
     assert http.delete(f"{RESPONSES}/{made}").json() == {"id": made, "object": "response", "deleted": True}
@@ -240,7 +240,7 @@ def test_silence_before_a_collected_response_is_filled(
 # --- input items ----------------------------------------------------------------------------------------------------
 
 
-def test_input_items_come_in_pages_the_newest_first(strict: OpenAI) -> None:
+def test_r13_input_items_come_in_pages_the_newest_first(strict: OpenAI) -> None:
     sent = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("user", "c"))]
     made = strict.responses.create(model="openhands_chat", input=sent)
 
@@ -261,7 +261,7 @@ def test_input_items_come_in_pages_the_newest_first(strict: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "order=up", "after=msg_1", "before=msg_1"])
-def test_a_page_that_cannot_be_is_refused(http: httpx.Client, query: str) -> None:
+def test_r13_a_page_that_cannot_be_is_refused(http: httpx.Client, query: str) -> None:
     made = http.post(RESPONSES, json=ask()).json()["id"]
 
     reply = http.get(f"{RESPONSES}/{made}/input_items?{query}")

@@ -54,7 +54,7 @@ def id_of(reply: httpx.Response) -> str:
 # --- previous_response_id ------------------------------------------------------------------------------------------
 
 
-def test_after_the_latest_response_the_same_agent_goes_on_and_is_sent_only_what_is_new(talk: Talk) -> None:
+def test_r7_after_the_latest_response_the_same_agent_goes_on_and_is_sent_only_what_is_new(talk: Talk) -> None:
     first = talk.say("one")
     second = talk.say("two", after=id_of(first))
     third = talk.say("three", after=id_of(second))
@@ -122,7 +122,7 @@ def test_a_response_that_failed_can_be_gone_on_with(talk: Talk, http, agent_serv
 
 
 @pytest.mark.parametrize("what", ["unknown", "foreign", "unstored", "deleted", "a chat's"])
-def test_what_cannot_be_gone_on_with_is_one_error(
+def test_r7_what_cannot_be_gone_on_with_is_one_error(
     client: OpenAI, client_with: Callable[..., OpenAI], what: str
 ) -> None:
     stranger = client_with(api_key=factories.api_key().text)
@@ -143,6 +143,16 @@ def test_what_cannot_be_gone_on_with_is_one_error(
 
     assert (raised.value.code, raised.value.param) == ("previous_response_not_found", "previous_response_id")
     assert "There is no such response to go on after." in raised.value.message
+
+
+def test_r8_a_response_and_a_conversation_are_not_named_together(client: OpenAI) -> None:
+    first = client.responses.create(**ask())
+    conversation = client.conversations.create()
+
+    with pytest.raises(BadRequestError) as raised:
+        client.responses.create(**ask("on", previous_response_id=first.id, conversation=conversation.id))
+
+    assert (raised.value.code, raised.value.param) == ("unsupported_value", "previous_response_id")
 
 
 def test_a_response_that_has_not_ended_is_not_gone_on_with(
@@ -168,7 +178,7 @@ def system_text(reply: httpx.Response, agent_server: FakeAgentServer) -> str:
     return str(agent_of(reply.headers[CONVERSATION], agent_server).agent["agent_context"]["system_message_suffix"])
 
 
-def test_instructions_are_for_one_response(talk: Talk, agent_server: FakeAgentServer) -> None:
+def test_r18_instructions_are_for_one_response(talk: Talk, agent_server: FakeAgentServer) -> None:
     first = talk.say("one", instructions="Speak like a pirate.")
     had = system_text(first, agent_server)
 

@@ -66,7 +66,7 @@ def strict(client_with: Callable[..., OpenAI]) -> OpenAI:
 # --- collected ----------------------------------------------------------------------------------------------------
 
 
-def test_a_text_is_answered_with_every_key_there_is(http: httpx.Client, agent_server: FakeAgentServer) -> None:
+def test_r1_a_text_is_answered_with_every_key_there_is(http: httpx.Client, agent_server: FakeAgentServer) -> None:
     agent_server.script(Answer("Hello."))
 
     said = http.post(RESPONSES, json=ask()).json()
@@ -81,7 +81,7 @@ def test_a_text_is_answered_with_every_key_there_is(http: httpx.Client, agent_se
     assert message["content"] == [{"type": "output_text", "text": "Hello.", "annotations": [], "logprobs": []}]
 
 
-def test_the_stock_client_reads_it_at_its_strictest(strict: OpenAI, agent_server: FakeAgentServer) -> None:
+def test_r5_the_stock_client_reads_it_at_its_strictest(strict: OpenAI, agent_server: FakeAgentServer) -> None:
     agent_server.script(Answer("Hello."))
 
     made = strict.responses.create(**ask(metadata={"a": "b"}, reasoning={"effort": "low"}, truncation="auto"))
@@ -197,6 +197,24 @@ def test_what_is_wrong_is_named(http: httpx.Client, body: dict[str, Any], param:
     assert Turn.objects.get().outcome == "refused"
 
 
+HOSTED = ("web_search", "file_search", "code_interpreter", "mcp", "shell", "image_generation", "function", "custom")
+
+
+@pytest.mark.parametrize("kind", HOSTED)
+def test_r15_tools_are_refused_by_their_place_or_ignored(http: httpx.Client, kind: str) -> None:
+    tools = [{"type": kind, "name": "look_up", "parameters": {}}]
+
+    refused = http.post(RESPONSES, json=ask(tools=tools))
+    Profile.objects.update(client_tools=Profile.ClientTools.IGNORE)
+    access.forget_all()
+    ignored = http.post(RESPONSES, json=ask(tools=tools))
+
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"], error["code"]) == (400, "tools.0", "unsupported_parameter")
+    assert (ignored.status_code, ignored.json()["tools"]) == (200, [])
+    assert "tools" in ignored.headers["X-Gateway-Ignored"]
+
+
 class Person(BaseModel):
     name: str
     age: int
@@ -205,7 +223,7 @@ class Person(BaseModel):
 AS_PERSON = {"format": {"type": "json_schema", "name": "person", "schema": Person.model_json_schema()}}
 
 
-def test_the_sdk_parses_a_response(client: OpenAI, agent_server: FakeAgentServer) -> None:
+def test_r16_the_sdk_parses_a_response(client: OpenAI, agent_server: FakeAgentServer) -> None:
     agent_server.script(Answer('```json\n{"name": "Ada", "age": 36}\n```'))
 
     parsed = client.responses.parse(model="openhands_chat", input="Who?", text_format=Person)
@@ -215,7 +233,7 @@ def test_the_sdk_parses_a_response(client: OpenAI, agent_server: FakeAgentServer
     assert client.responses.retrieve(parsed.id).output_text == '{"name": "Ada", "age": 36}'
 
 
-def test_a_streamed_response_has_its_json_whole_and_keeps_it(
+def test_r16_a_streamed_response_has_its_json_whole_and_keeps_it(
     http: httpx.Client, client: OpenAI, agent_server: FakeAgentServer
 ) -> None:
     agent_server.script(Answer("Ada, I think."))
@@ -270,7 +288,7 @@ def test_what_has_no_effect_is_taken(http: httpx.Client, body: dict[str, Any]) -
     assert http.post(RESPONSES, json=ask() | body).status_code == 200
 
 
-def test_a_failing_run_is_an_error_that_nobody_repeats(
+def test_r14_a_failing_run_is_an_error_that_nobody_repeats(
     client_with: Callable[..., OpenAI], agent_server: FakeAgentServer
 ) -> None:
     agent_server.script(Fail.bad_request(), Fail.bad_request())
@@ -299,7 +317,7 @@ def test_a_limit_of_tool_calls_ends_the_response_as_incomplete(client: OpenAI, a
 # --- kept ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_response_is_its_tenants_alone(client: OpenAI, client_with: Callable[..., OpenAI]) -> None:
+def test_r5_a_response_is_its_tenants_alone(client: OpenAI, client_with: Callable[..., OpenAI]) -> None:
     made = client.responses.create(**ask())
     stranger = client_with(api_key=factories.api_key().text)
 
@@ -312,7 +330,7 @@ def test_a_response_is_its_tenants_alone(client: OpenAI, client_with: Callable[.
     assert raised.value.message == unknown.value.message
 
 
-def test_a_response_that_was_not_to_be_stored_is_not_given_out(client: OpenAI) -> None:
+def test_r6_a_response_that_was_not_to_be_stored_is_not_given_out(client: OpenAI) -> None:
     made = client.responses.create(**ask(store=False))
 
     with pytest.raises(NotFoundError):
@@ -334,24 +352,36 @@ def test_the_record_has_the_request_as_it_was_sent(http: httpx.Client) -> None:
 # --- streamed -----------------------------------------------------------------------------------------------------
 
 
-def test_a_stream_is_in_order_and_numbered_without_gaps(http: httpx.Client, agent_server: FakeAgentServer) -> None:
+@pytest.fixture
+def streamed(http: httpx.Client, agent_server: FakeAgentServer) -> list[dict[str, Any]]:
+    """The events of a response with a thought, a step and an answer."""
     with_tools()
     agent_server.script(Step(command="ls", thought="Looking."), Answer("There are two files."))
+    return events(http.post(RESPONSES, json=ask(stream=True)).text)
 
-    found = events(http.post(RESPONSES, json=ask(stream=True)).text)
 
-    assert [event["sequence_number"] for event in found] == list(range(len(found)))
-    assert [event["type"] for event in found[:2]] == ["response.created", "response.in_progress"]
-    assert [event["type"] for event in found if event["type"] in TERMINAL] == ["response.completed"]
-    assert found[-1]["response"]["usage"]["total_tokens"] > 0
-    added, done = of_type(found, "output_item.added"), of_type(found, "output_item.done")
+def test_r2_a_stream_is_in_order_numbered_without_gaps_and_ends_once(streamed: list[dict[str, Any]]) -> None:
+    assert [event["sequence_number"] for event in streamed] == list(range(len(streamed)))
+    assert [event["type"] for event in streamed[:2]] == ["response.created", "response.in_progress"]
+    assert [event["type"] for event in streamed if event["type"] in TERMINAL] == ["response.completed"]
+    assert streamed[-1]["response"]["usage"]["total_tokens"] > 0
+
+
+def test_r3_every_item_begins_empty_and_ends(streamed: list[dict[str, Any]]) -> None:
+    added, done = of_type(streamed, "output_item.added"), of_type(streamed, "output_item.done")
+
     assert [(one["output_index"], one["item"]["id"]) for one in added] == [
         (one["output_index"], one["item"]["id"]) for one in done
     ]
     assert all(not one["item"].get("content") and not one["item"].get("summary") for one in added)
-    assert [one["item"] for one in done] == found[-1]["response"]["output"]
-    assert "".join(one["delta"] for one in of_type(found, "output_text.delta")) == "There are two files."
-    assert [one["text"] for one in of_type(found, "reasoning_summary_text.done")] == ["Looking.", "Running: ls"]
+    assert [one["item"] for one in done] == streamed[-1]["response"]["output"]
+
+
+def test_r4_the_pieces_of_a_text_are_the_text(streamed: list[dict[str, Any]]) -> None:
+    [text] = [event["text"] for event in of_type(streamed, "output_text.done")]
+
+    assert "".join(one["delta"] for one in of_type(streamed, "output_text.delta")) == text == "There are two files."
+    assert [one["text"] for one in of_type(streamed, "reasoning_summary_text.done")] == ["Looking.", "Running: ls"]
 
 
 TERMINAL = {"response.completed", "response.incomplete", "response.failed"}
@@ -384,7 +414,9 @@ def test_words_arrive_while_the_model_is_still_writing(client: OpenAI, agent_ser
     assert list(deltas) == ["Two."]
 
 
-def test_a_run_that_fails_in_mid_stream_ends_it_as_failed(http: httpx.Client, agent_server: FakeAgentServer) -> None:
+def test_r14_a_run_that_fails_in_mid_stream_ends_it_as_failed(
+    http: httpx.Client, agent_server: FakeAgentServer
+) -> None:
     agent_server.script(Fail.unavailable(streamed="One two"))
 
     found = events(http.post(RESPONSES, json=ask(stream=True)).text)
@@ -403,7 +435,9 @@ def test_a_wrong_request_for_a_stream_is_plain_json(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_stream_is_given_again_from_any_number_on(http: httpx.Client, agent_server: FakeAgentServer, stream) -> None:
+def test_r10_a_stream_is_given_again_from_any_number_on(
+    http: httpx.Client, agent_server: FakeAgentServer, stream
+) -> None:
     with_tools()
     agent_server.script(Step(command="ls", thought="I shall look at all of the files now."), Answer("Two files here."))
     first = http.post(RESPONSES, json=ask(stream=stream))
