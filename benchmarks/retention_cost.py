@@ -16,7 +16,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from benchmarks import targets
 from benchmarks.measuring import percentile
@@ -117,7 +117,7 @@ class Onlooker:
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._look)
 
-    def __enter__(self) -> Onlooker:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -182,7 +182,8 @@ def _generate(turns: int) -> None:
                 " summary, is_error, raw, received_at)"
                 " SELECT md5('t' || n)::uuid, md5('c' || n / %s)::uuid, 0, n %% %s * %s + e, 'MessageEvent', 'agent',"
                 " '', 'a summary', false,"
-                " jsonb_build_object('id', md5(n || '.' || e), 'text', repeat(md5(n::text), %s)), now() FROM generate_series(%s, %s) n, generate_series(0, %s) e",
+                " jsonb_build_object('id', md5(n || '.' || e), 'text', repeat(md5(n::text), %s)), now()"
+                " FROM generate_series(%s, %s) n, generate_series(0, %s) e",
                 [
                     TURNS_PER_CONVERSATION, TURNS_PER_CONVERSATION, EVENTS_PER_TURN, EVENT_BYTES // 32, first,
                     last - 1, EVENTS_PER_TURN - 1,

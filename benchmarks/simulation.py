@@ -62,7 +62,7 @@ FIGURES: dict[str, Figure] = {
 }
 
 
-# --- the model against the gateway --------------------------------------------------------------------------------------
+# --- the model against the gateway ------------------------------------------------------------------------------------
 
 
 def check(postgres_url: str) -> tuple[str, bool]:
@@ -162,7 +162,7 @@ def _recorded(database_url: str) -> dict[str, Seen]:
     return found
 
 
-# --- what a number of turns needs ---------------------------------------------------------------------------------------
+# --- what a number of turns needs -------------------------------------------------------------------------------------
 
 
 def needs(turns_a_day: int, *, run_seconds: float = RUN_SECONDS) -> tuple[int, float, int]:

@@ -20,6 +20,8 @@ from django.db import connection, transaction
 from django.db.utils import Error as DatabaseError
 from django.db.utils import InterfaceError, OperationalError
 
+from chatgateway import sql
+
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -31,6 +33,8 @@ PATIENCE_SECONDS = 0.1
 
 # Between attempts of what is worth trying again.
 PAUSES = (0.2, 1.0, 5.0)
+
+_DEADLOCK = "40P01"  # PostgreSQL's code
 
 # A job's future, and what it returned or raised.
 Outcome = tuple[Future[Any], Any, BaseException | None]
@@ -113,10 +117,11 @@ class Writer:
         try:
             results = self._run_in_transaction(group)
         except (InterfaceError, OperationalError) as error:
-            # The database restarted, or closed a connection that lay idle: nothing of the group was written, and a
-            # new connection may do. Once, and not for one that was new already.
+            # The database restarted, or closed a connection that lay idle, or chose this transaction to end a deadlock:
+            # nothing of the group was written, and it may do now. Once, and not for a connection that was new already.
             connection.close()
-            results = self._once_more(group) if was_connected else [(future, None, error) for _, future in group]
+            may_do = was_connected or getattr(error.__cause__, "sqlstate", "") == _DEADLOCK
+            results = self._once_more(group) if may_do else [(future, None, error) for _, future in group]
         except Exception as error:  # noqa: BLE001  belongs to the jobs' callers, who get it from their futures
             connection.close()
             results = [(future, None, error) for _, future in group]
@@ -138,6 +143,10 @@ class Writer:
         results: list[Outcome] = []
         try:
             with transaction.atomic():
+                if len(group) > 1:
+                    # Jobs lock rows in the order in which they came, and some of them the placement of turns: beside
+                    # another process's group, in any order at all. So groups go one after the other.
+                    sql.lock_placement()
                 for job, future in group:
                     results.append((future, *self._run_one(job, needs_savepoint=len(group) > 1)))
         except _LoneJobFailed as failed:
