@@ -152,20 +152,21 @@ class _Record:
         turn, conversation = await writer.run(open_row)
         await writer.run(begin)
         waited = time.perf_counter() - started
-        writer.post(lambda: audit.advance(turn, user_event_seq=1))
+        accepted = writer.post(lambda: audit.advance(turn, user_event_seq=1))
         await asyncio.sleep(thinking)
         started = time.perf_counter()
+        accepted.withdraw()
         await writer.run(close)
         waited += time.perf_counter() - started
-        writer.post(lambda: audit.append_events(turn, self.events))
-        writer.post(lambda: audit.detach(request_id, delivered=True))
+        writer.gather(audit.append_events, (turn, self.events))
+        writer.gather(audit.delivered, (request_id, dt.datetime.now(dt.UTC)))
         return waited
 
     def _conversation(self) -> Any:
-        from chatgateway import conversations
+        from chatgateway import finding
 
-        return conversations.find_for(
-            caller=self.caller, profile=self.profile, named=conversations.Named(), transcript=self.transcript
+        return finding.find_for(
+            caller=self.caller, profile=self.profile, named=finding.Named(), transcript=self.transcript
         ).conversation
 
     def _open(self, request_id: str, conversation: Any, *, server: Any, at: int) -> Any:

@@ -33,7 +33,7 @@ from profiles.pricing import cost_usd
 
 LEASE_SECONDS = 20
 # By the database's clock: the clocks of two machines need not agree.
-LEASE_END = Now() + dt.timedelta(seconds=LEASE_SECONDS)
+LEASE_END = sql.InSeconds(LEASE_SECONDS)
 
 
 _REPLY_PREFIXES = {"completions": "cmpl-", RESPONSES: "resp_"}
@@ -210,10 +210,11 @@ def hold(turn: Turn) -> None:
         raise TurnLost(str(turn.pk))
 
 
-def append_events(turn: Turn, events: Iterable[DurableEvent]) -> None:
-    """Write events of the agent-server's log; those already there are passed over."""
+def append_events(of_turns: Iterable[tuple[Turn, Iterable[DurableEvent]]]) -> None:
+    """Write events of the agent-server's log, of several turns at once; those already there are passed over."""
     now = timezone.now()
-    sql.insert([event_row(turn, event, at=now) for event in events], ignore_conflicts=True)
+    rows = [event_row(turn, event, at=now) for turn, events in of_turns for event in events]
+    sql.insert(rows, ignore_conflicts=True)
 
 
 def event_row(turn: Turn, event: DurableEvent, *, at: dt.datetime) -> Event:
@@ -284,6 +285,8 @@ def ended(turn: Turn, ending: Ending, *, at: dt.datetime, leaf_event_id: str = "
 _CLOSING_COLUMNS = (
     "outcome",
     "phase",
+    "accepted_at",
+    "user_event_seq",
     "closed_at",
     "first_text_at",
     "run_ended_at",
@@ -412,10 +415,18 @@ def take_over(turn: Turn, *, owner: str) -> bool:
     return bool(changed)
 
 
-def detach(request_id: str, *, delivered: bool) -> None:
-    """Note that a request stopped waiting for its turn, with or without the whole reply."""
-    now = timezone.now()
-    changes = {"detached_at": now} | ({"delivered_at": now} if delivered else {})
+def detach(request_id: str) -> None:
+    """Note that a request stopped waiting for its turn, without the whole reply."""
+    _detach(request_id, {"detached_at": timezone.now()})
+
+
+def delivered(replies: Iterable[tuple[str, dt.datetime]]) -> None:
+    """Note which requests had their whole reply, and when."""
+    for request_id, at in replies:
+        _detach(request_id, {"detached_at": at, "delivered_at": at})
+
+
+def _detach(request_id: str, changes: dict[str, dt.datetime]) -> None:
     sql.update(Attempt, where={"request_id": request_id, "detached_at": None}, changes=changes)
 
 

@@ -7,6 +7,7 @@ so a caller who goes away does not take the run along, and a repeated request ca
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -47,7 +48,7 @@ from chatgateway.turn_events import (
     TurnFailed,
     UsageReported,
 )
-from chatgateway.writer import writer
+from chatgateway.writer import Note, writer
 from profiles.pricing import cost_usd
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,9 @@ class Driver:
         self._wait_for_slot = wait_for_slot
         self._follow_on = follow
         self._session: AgentSession | None = None
+        self._patience: asyncio.Timeout | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._accepted: Note | None = None
         self._unwritten: list[DurableEvent] = []
         self._flush_timer: asyncio.TimerHandle | None = None
         self.run = Run(
@@ -127,33 +131,58 @@ class Driver:
     async def _drive_within_deadline(self) -> audit.Ending:
         assert self.turn.deadline_at is not None
         seconds_left = (self.turn.deadline_at - timezone.now()).total_seconds()
-        work = asyncio.create_task(self._work())
-        cancel = asyncio.create_task(self.live.cancel_requested.wait())
+        deadline = asyncio.get_running_loop().call_later(max(0.0, seconds_left), self._stop_for, "deadline")
+        failure: Exception | None = None
         try:
-            await asyncio.wait({work, cancel}, timeout=max(0.0, seconds_left), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                self.run.stopped_by = self.live.cancel_reason or "deadline"
-                await self._stop(work)
+            async with asyncio.timeout(None) as self._patience:
+                self.live.when_cancelled(self._stop_for)
+                await self._work()
+        except Exception as error:  # noqa: BLE001  whatever it is becomes the turn's outcome
+            failure = error
         finally:
-            cancel.cancel()
-            work.cancel()
-            results = await asyncio.gather(work, cancel, return_exceptions=True)
-        return self._ending(results[0])
+            deadline.cancel()
+            self.live.when_cancelled(None)
+            await self._stop_stopping()
+        return self._ending(failure)
 
-    async def _stop(self, work: asyncio.Task[None]) -> None:
-        """Interrupt the run and let the feed bring its end; give up on a server that does not confirm."""
-        if not self.run.began:
+    def _stop_for(self, reason: str) -> None:
+        """Have the run stopped: by interrupting it, or at once if the agent has nothing to do yet."""
+        if self.run.stopped_by:
             return
-        give_up_at = time.monotonic() + INTERRUPT_SECONDS
-        while not work.done() and time.monotonic() < give_up_at:
-            if self._session is not None:
-                try:
-                    await self._session.interrupt()
-                except AgentServerError as error:
-                    logger.warning("turn %s could not be interrupted: %s", self.turn.pk, error)
-            await asyncio.wait({work}, timeout=INTERRUPT_EVERY_SECONDS)
+        self.run.stopped_by = reason
+        if self.run.began:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop(), context=contextvars.Context())
+        else:
+            self._lose_patience()
 
-    def _ending(self, result: BaseException | None) -> audit.Ending:
+    async def _stop(self) -> None:
+        """Interrupt the run and let the feed bring its end; give up on a server that does not confirm."""
+        give_up_at = time.monotonic() + INTERRUPT_SECONDS
+        try:
+            while time.monotonic() < give_up_at:
+                if self._session is not None:
+                    try:
+                        await self._session.interrupt()
+                    except AgentServerError as error:
+                        logger.warning("turn %s could not be interrupted: %s", self.turn.pk, error)
+                await asyncio.sleep(INTERRUPT_EVERY_SECONDS)
+        finally:
+            self._lose_patience()
+
+    async def _stop_stopping(self) -> None:
+        """The run is over, or given up."""
+        stopping, self._stopping = self._stopping, None
+        if stopping is not None:
+            stopping.cancel()
+            await asyncio.wait({stopping})
+            if not stopping.cancelled() and stopping.exception() is not None:
+                logger.error("turn %s could not be stopped in order", self.turn.pk, exc_info=stopping.exception())
+
+    def _lose_patience(self) -> None:
+        if self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(asyncio.get_running_loop().time())
+
+    def _ending(self, result: Exception | None) -> audit.Ending:
         match result:
             case audit.TurnLost():
                 raise result
@@ -167,8 +196,6 @@ class Driver:
                 failure = endings.server_failure(result, began=self.run.began)
                 is_lost = self.run.began and isinstance(result, FeedLost | Unreachable)
                 return (endings.abandoned if is_lost else endings.failed)(self.run, failure)
-            case asyncio.CancelledError():
-                raise result
             case DatabaseError() if not self.run.began:
                 logger.error("turn %s could not be begun", self.turn.pk, exc_info=result)
                 return endings.failed(self.run, DatabaseUnavailable(detail=repr(result)))
@@ -346,8 +373,10 @@ class Driver:
             return  # what the agent is asked once more is not the caller's message
         self.live.accepted.set()
         turn, now = self.turn, timezone.now()
-        # Not awaited: tokens must not wait for it, and the close that follows goes through the same queue.
-        writer.post(lambda: audit.advance(turn, phase=Turn.Phase.RUNNING, user_event_seq=seq, accepted_at=now))
+        changes = {"phase": Turn.Phase.RUNNING, "user_event_seq": seq, "accepted_at": now}
+        # Not awaited: tokens must not wait for it. A short turn has ended before it is written; its end says the same.
+        self._accepted = writer.post(lambda: audit.advance(turn, **changes))
+        turn.user_event_seq, turn.accepted_at = seq, now
         self._note_up()
 
     def _record(self, durable: list[DurableEvent]) -> None:
@@ -366,7 +395,7 @@ class Driver:
             self._flush_timer.cancel()
             self._flush_timer = None
         if events:
-            writer.post(lambda: audit.append_events(turn, events))
+            writer.gather(audit.append_events, (turn, events))
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
@@ -389,6 +418,7 @@ class Driver:
             if frame_log is not None:
                 frame_log.write_rest()
 
+        self._withdraw_accepted()
         await writer.run_patiently(close)
         self._flush()
         metrics.turn_closed(turn)
@@ -397,9 +427,14 @@ class Driver:
         assert ending.answered is not None or ending.error is not None
         self._publish_end(ending.answered or to_failed(cast("GatewayError", ending.error)))
 
+    def _withdraw_accepted(self) -> None:
+        if self._accepted is not None:
+            self._accepted.withdraw()
+
     async def _close_bare(self, error: Exception) -> None:
         """Close a row whose proper end cannot be written: what can be wrong is left out."""
         turn = self.turn
+        self._withdraw_accepted()
         turn.prices = {}
         failure = InternalError("The gateway failed. Its log has the details.", detail=repr(error))
         ending = endings.failed(Run(showing=self.run.showing, baseline={}, began=self.run.began), failure)

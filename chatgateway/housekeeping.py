@@ -111,7 +111,9 @@ class Housekeeper:
     async def drive(self) -> None:
         self._live.accepted.set()
         asking = asyncio.create_task(self._answer())
-        cancel = asyncio.create_task(self._live.cancel_requested.wait())
+        cancelled = asyncio.Event()
+        cancel = asyncio.create_task(cancelled.wait())
+        self._live.when_cancelled(lambda _: cancelled.set())
         try:
             await asyncio.wait({asking, cancel}, return_when=asyncio.FIRST_COMPLETED)
             if asking.done():
@@ -127,6 +129,7 @@ class Housekeeper:
             failure = InternalError("The gateway failed. Its log has the details.", detail=repr(error))
             self._live.publish([to_failed(failure)])
         finally:
+            self._live.when_cancelled(None)
             cancel.cancel()
             asking.cancel()
             await asyncio.gather(asking, cancel, return_exceptions=True)

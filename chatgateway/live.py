@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from uuid import UUID
 
 from chatgateway.turn_events import ShownEvent, TurnAnswered, TurnFailed
@@ -23,13 +23,15 @@ class LiveTurn:
         self.conversation_id = conversation_id
         self.ended: TurnAnswered | TurnFailed | None = None
         self.cancel_reason = ""
-        self.cancel_requested = asyncio.Event()
         self.accepted = asyncio.Event()  # the agent-server has the message, or the turn has ended
         self.subscribers = 0
         self.closed_at: int | None = None  # Unix seconds, with the end
         self.frames: int | None = None  # how many frames of a response that is written ahead were published
         self._events: list[ShownEvent] = []
-        self._more: list[asyncio.Event] = []
+        self._wait_for_more: list[asyncio.Future[None]] = []
+        self._wait_for_end: list[asyncio.Future[None]] = []
+        self._is_cancelled = False
+        self._on_cancel: Callable[[str], None] | None = None
 
     def publish(self, events: list[ShownEvent]) -> None:
         """Hand events to all subscribers. A `TurnAnswered` or `TurnFailed` is the last one."""
@@ -40,42 +42,67 @@ class LiveTurn:
         if isinstance(last, TurnAnswered | TurnFailed):
             self.ended = last
             self.accepted.set()
-        for more in self._more:
-            more.set()
+            _wake_all(self._wait_for_end)
+        _wake_all(self._wait_for_more)
 
     def request_cancel(self, reason: str) -> None:
         """Ask the driver to stop the run. The first reason stays."""
-        if not self.cancel_requested.is_set():
-            self.cancel_reason = reason
-            self.cancel_requested.set()
+        if not self._is_cancelled:
+            self._is_cancelled, self.cancel_reason = True, reason
+            if self._on_cancel is not None:
+                self._on_cancel(reason)
+
+    def when_cancelled(self, stop: Callable[[str], None] | None) -> None:
+        """Have `stop` called with the reason when somebody asks for it, at once if that has happened; None: no more."""
+        self._on_cancel = stop
+        if stop is not None and self._is_cancelled:
+            stop(self.cancel_reason)
 
     async def batches(self, *, quiet_seconds: float) -> AsyncIterator[list[ShownEvent]]:
         """Yield everything published, in order, as it comes; an empty list after `quiet_seconds` of silence.
 
         Ends after the batch that holds the turn's end.
         """
-        more = asyncio.Event()
-        self._more.append(more)
         seen = 0
-        try:
-            while True:
-                more.clear()
-                if seen < len(self._events):
-                    batch, seen = self._events[seen:], len(self._events)
-                    yield batch
-                    if isinstance(batch[-1], TurnAnswered | TurnFailed):
-                        return
-                    continue
-                try:
-                    await asyncio.wait_for(more.wait(), quiet_seconds)
-                except TimeoutError:
+        while True:
+            if seen < len(self._events):
+                batch, seen = self._events[seen:], len(self._events)
+                yield batch
+                if isinstance(batch[-1], TurnAnswered | TurnFailed):
+                    return
+            else:
+                await _wait(self._wait_for_more, quiet_seconds)
+                if seen == len(self._events):
                     yield []
-        finally:
-            self._more.remove(more)
 
     async def result(self) -> TurnAnswered | TurnFailed:
         """Wait for the turn's end. Its deadline is the driver's."""
-        async for _ in self.batches(quiet_seconds=3600):
-            pass
-        assert self.ended is not None
+        while self.ended is None:
+            await _wait(self._wait_for_end, None)
         return self.ended
+
+
+async def _wait(waiting: list[asyncio.Future[None]], seconds: float | None) -> None:
+    """Wait among others to be woken, or for so long. A stream does so for each word: hence no `wait_for`."""
+    loop = asyncio.get_running_loop()
+    woken = loop.create_future()
+    waiting.append(woken)
+    timer = None if seconds is None else loop.call_later(seconds, _wake, woken)
+    try:
+        await woken
+    finally:
+        if timer is not None:
+            timer.cancel()
+        if woken in waiting:
+            waiting.remove(woken)
+
+
+def _wake_all(waiting: list[asyncio.Future[None]]) -> None:
+    for future in waiting:
+        _wake(future)
+    waiting.clear()
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -181,7 +181,7 @@ class Preparation:
         parts = message_parts(message)
         if self.conversation.is_fresh_fork:
             await session.send_first(parts, llm=self._spec().llm)
-            self._note_llm()
+            await self._note_llm()
         else:
             await session.send(parts)
 
@@ -189,7 +189,7 @@ class Preparation:
         """Bring to its end what another process began of a fork."""
         if self.conversation.is_fresh_fork:
             await session.begin_unless_begun(self._spec().llm)
-            self._note_llm()
+            await self._note_llm()
 
     def _spec(self) -> AgentSpec:
         server = self.turn.agent_server
@@ -213,7 +213,7 @@ class Preparation:
 
         await writer.run(note)
 
-    def _note_llm(self) -> None:
+    async def _note_llm(self) -> None:
         """A fork has its LLM now, and is like any other conversation from here on."""
         conversation, digest = self.conversation, agents.llm_digest(self._spec().llm)
-        writer.post(lambda: conversations.update(conversation, llm_digest=digest))
+        await writer.run(lambda: conversations.update(conversation, llm_digest=digest))

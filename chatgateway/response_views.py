@@ -16,7 +16,6 @@ from rest_framework.request import Request
 
 from chatgateway import audit, conversations, responses, stored_items, turns
 from chatgateway.api_view import in_thread, json_response
-from chatgateway.conversations import Named
 from chatgateway.drivers import current
 from chatgateway.errors import InvalidRequest
 from chatgateway.live import LiveTurn
@@ -28,6 +27,7 @@ from chatgateway.openai_api.responses_reply import ResponseHead, conversation_na
 from chatgateway.openai_api.responses_request import ResponseRequest
 from chatgateway.openai_api.responses_stream import ResponseStream
 from chatgateway.openai_api.sse import PING, json_bytes
+from chatgateway.search import Named
 from chatgateway.turn_events import TurnFailed
 from chatgateway.turns import Subscription
 from chatgateway.views import (

@@ -1,19 +1,62 @@
-"""INSERT and UPDATE for the statements that every turn runs, without compiling them every time.
+"""INSERT, UPDATE and SELECT for the statements that every turn runs, without compiling them every time.
 
-Django builds the SQL of a statement anew on each call: for a row of sixty columns that takes longer than the
-database needs to write it, and a turn writes a dozen rows one after the other (measured: 9 of 13 ms of a turn's CPU).
-The text depends on the model and the columns alone, so it is made once here. Values are adapted by Django's own
-fields. Everything else uses the ORM.
+Django builds the SQL of a statement anew on each call, and wraps its execution in several layers: for a row of sixty
+columns that takes longer than the database needs to write it, and a turn writes a dozen rows one after the other
+(measured: 9 of 13 ms of a turn's CPU). The text depends on the model and the columns alone, so it is made once here,
+and is always the same, so that the database knows it again. Values are adapted by Django's own fields. Everything else
+uses the ORM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache
+import datetime as dt
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
+from uuid import UUID
 
-from django.db import connection, models
-from django.db.models.expressions import BaseExpression
+from django.db import DEFAULT_DB_ALIAS, connections, models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.sqlite3.base import FORMAT_QMARK_REGEX
+from django.db.models.expressions import BaseExpression, Func
+
+type _Field = models.Field[Any, Any]
+
+
+class InSeconds(Func):
+    """The moment `seconds` from now by the database's clock.
+
+    `Now() + timedelta(…)` says the same, but SQLite has to ask Python for its sum (measured: 30 µs).
+    """
+
+    output_field = models.DateTimeField()
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__()
+        self._seconds = int(seconds)
+
+    def as_sqlite(self, *_: Any, **__: Any) -> tuple[str, tuple[Any, ...]]:
+        return f"STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'NOW', '{self._seconds:+d} seconds')", ()
+
+    def as_postgresql(self, *_: Any, **__: Any) -> tuple[str, tuple[Any, ...]]:
+        return f"(STATEMENT_TIMESTAMP() + INTERVAL '{self._seconds:d} seconds')", ()
+
+
+def execute(text: str, parameters: Sequence[Any] = ()) -> Any:
+    """Run one statement and return its cursor. What watches Django's cursors sees it too."""
+    database = connections[DEFAULT_DB_ALIAS]
+    if database.connection is None or database.queries_logged or database.execute_wrappers:
+        cursor = database.cursor()
+        cursor.execute(text, parameters or None)
+        return cursor
+    database.validate_no_broken_transaction()
+    with database.wrap_database_errors:
+        if database.vendor == "sqlite":
+            return database.connection.execute(_with_question_marks(text), parameters)
+        return database.connection.execute(text, parameters or None)
+
 
 # Any number, as long as nothing else in the database locks on it.
 _PLACEMENT_LOCK = 0x6F68_6777
@@ -25,9 +68,8 @@ def lock_placement() -> None:
     Whoever takes it does so before any row of the traffic is locked: two processes that took rows and the lock in
     opposite orders would wait for one another. SQLite's transactions are exclusive from their beginning.
     """
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_PLACEMENT_LOCK])
+    if connections[DEFAULT_DB_ALIAS].vendor == "postgresql":
+        execute("SELECT pg_advisory_xact_lock(%s)", [_PLACEMENT_LOCK])
 
 
 def insert(rows: Sequence[models.Model], *, ignore_conflicts: bool = False) -> None:
@@ -37,28 +79,37 @@ def insert(rows: Sequence[models.Model], *, ignore_conflicts: bool = False) -> N
     """
     if not rows:
         return
+    database = connections[DEFAULT_DB_ALIAS]
     model = type(rows[0])
-    columns = _written_columns(model)
-    marks = []
-    parameters: list[Any] = []
+    columns = _columns(model, database.vendor)
+    marks: list[tuple[str, ...]] = []
+    parameters: list[list[Any]] = []
     for row in rows:
-        row_marks = []
-        for field, name, plain in columns:
-            value = field.pre_save(row, add=True) if name is None else getattr(row, name)
-            if type(value) in plain:
-                row_marks.append("%s")
-                parameters.append(value)
-                continue
-            mark, values = _adapted(field, value)
-            row_marks.append(mark)
-            parameters += values
-        marks.append(f"({', '.join(row_marks)})")
-    ending = " ON CONFLICT DO NOTHING" if ignore_conflicts else ""
-    with connection.cursor() as cursor:
-        cursor.execute(f"{_insert_head(model, connection.vendor)} {', '.join(marks)}{ending}", parameters)
+        values: list[Any] = []
+        marks.append(_marks(columns, row, values, database))
+        parameters.append(values)
+    if database.vendor == "sqlite":
+        # One text for any number of rows.
+        for of_row, values in zip(marks, parameters, strict=True):
+            execute(_insert_text(model, "sqlite", (of_row,), ignore_conflicts), values)
+    else:
+        text = _insert_text(model, database.vendor, tuple(marks), ignore_conflicts)
+        execute(text, [value for values in parameters for value in values])
     for row in rows:
         row._state.adding = False
-        row._state.db = connection.alias
+        row._state.db = DEFAULT_DB_ALIAS
+
+
+def _marks(
+    columns: Sequence[_Column], row: models.Model, parameters: list[Any], database: BaseDatabaseWrapper
+) -> tuple[str, ...]:
+    """Append a row's values to `parameters`, and return what stands for each in the statement."""
+    marks = []
+    for column in columns:
+        field = column.field
+        value = field.pre_save(row, add=True) if column.makes_up else getattr(row, field.attname)
+        marks.append(_adapted(column, value, parameters, database))
+    return tuple(marks)
 
 
 def update(model: type[models.Model], *, where: Mapping[str, Any], changes: Mapping[str, Any]) -> int:
@@ -66,127 +117,207 @@ def update(model: type[models.Model], *, where: Mapping[str, Any], changes: Mapp
 
     Names are those of the model's fields, foreign keys with or without `_id`.
     """
+    database = connections[DEFAULT_DB_ALIAS]
     parameters: list[Any] = []
-    assignments = []
+    assigned = []
     for name, value in changes.items():
-        field = _field(model, name)
-        mark, values = _adapted(field, value.pk if isinstance(value, models.Model) else value)
-        assignments.append(f"{_quoted(field)} = {mark}")
-        parameters += values
-    conditions = []
-    for name, value in where.items():
-        field = _field(model, name)
-        if value is None:
-            conditions.append(f"{_quoted(field)} IS NULL")
-            continue
-        conditions.append(f"{_quoted(field)} = %s")
-        parameters.append(field.get_db_prep_value(value, connection))
-    table = connection.ops.quote_name(model._meta.db_table)
-    with connection.cursor() as cursor:
-        # Table and columns are the model's own; every value is a parameter.
-        statement = f"UPDATE {table} SET {', '.join(assignments)} WHERE {' AND '.join(conditions)}"  # noqa: S608
-        cursor.execute(statement, parameters)
-        return int(cursor.rowcount)
+        column = _column(model, name, database.vendor)
+        assigned.append((name, _adapted(column, _key_of(value), parameters, database)))
+    compared = tuple((name, value is None) for name, value in where.items())
+    parameters += _compared_with(model, where, database)
+    return int(execute(_update_text(model, database.vendor, tuple(assigned), compared), parameters).rowcount)
 
 
 def select[M: models.Model](model: type[M], *, where: Mapping[str, Any]) -> list[M]:
-    """Read the rows whose columns equal `where`, which holds no None."""
-    fields = [_field(model, name) for name in where]
-    parameters = [
-        field.get_db_prep_value(value, connection) for field, value in zip(fields, where.values(), strict=True)
-    ]
-    names, head, converters = _select_head(model, connection.vendor)
-    with connection.cursor() as cursor:
-        cursor.execute(f"{head} WHERE {' AND '.join(f'{_quoted(field)} = %s' for field in fields)}", parameters)
-        found = cursor.fetchall()
+    """Read the rows whose columns equal `where` (None: are null)."""
+    database = connections[DEFAULT_DB_ALIAS]
+    names, head, converters = _select_head(model, database.vendor)
+    compared = tuple((name, value is None) for name, value in where.items())
+    text = f"{head} WHERE {_conditions(model, database.vendor, compared)}"
+    found = execute(text, _compared_with(model, where, database)).fetchall()
     rows = []
     for values in map(list, found):
         for index, column, converts in converters:
             for convert in converts:
-                values[index] = convert(values[index], column, connection)
-        rows.append(model.from_db(connection.alias, names, values))
+                values[index] = convert(values[index], column, database)
+        rows.append(model.from_db(DEFAULT_DB_ALIAS, names, values))
     return rows
 
 
-@cache
-def _select_head(model: type[models.Model], _vendor: str) -> tuple[list[str], str, list[tuple[int, Any, Any]]]:
-    """The names of all columns, the statement up to its conditions, and how the values of which column are read."""
-    fields = model._meta.concrete_fields
-    table = model._meta.db_table
-    converters = []
-    for index, field in enumerate(fields):
-        column = field.get_col(table)
-        converts = (*connection.ops.get_db_converters(column), *column.get_db_converters(connection))
-        if converts:
-            converters.append((index, column, converts))
-    head = f"SELECT {', '.join(map(_quoted, fields))} FROM {connection.ops.quote_name(table)}"  # noqa: S608
-    return [field.attname for field in fields], head, converters
+def _key_of(value: Any) -> Any:
+    return value.pk if isinstance(value, models.Model) else value
 
 
-@cache
-def _written_fields(model: type[models.Model]) -> tuple[models.Field[Any, Any], ...]:
-    return tuple(field for field in model._meta.concrete_fields if not isinstance(field, models.AutoField))
+def _compared_with(model: type[models.Model], where: Mapping[str, Any], database: BaseDatabaseWrapper) -> list[Any]:
+    parameters: list[Any] = []
+    for name, value in where.items():
+        if value is not None:
+            column = _column(model, name, database.vendor)
+            quick = column.quick.get(type(value))
+            parameters.append(quick(value) if quick is not None else column.field.get_db_prep_value(value, database))
+    return parameters
 
 
-@cache
-def _written_columns(
+# --- texts, each made once --------------------------------------------------------------------------------------------
+
+
+@lru_cache(1024)
+def _with_question_marks(text: str) -> str:
+    """As SQLite wants it; what Django does for every statement anew."""
+    return FORMAT_QMARK_REGEX.sub("?", text).replace("%%", "%")
+
+
+@lru_cache(256)
+def _insert_text(
     model: type[models.Model],
-) -> tuple[tuple[models.Field[Any, Any], str | None, frozenset[type]], ...]:
-    """Each field with the attribute that holds its value (None: it makes one up) and the types it takes as they are."""
-    return tuple(
-        (field, field.attname if type(field).pre_save is models.Field.pre_save else None, _taken_as_is(field))
-        for field in _written_fields(model)
+    vendor: str,
+    marks: tuple[tuple[str, ...], ...],
+    ignore_conflicts: bool,
+) -> str:
+    columns = ", ".join(column.quoted for column in _columns(model, vendor))
+    rows = ", ".join(f"({', '.join(of_row)})" for of_row in marks)
+    ending = " ON CONFLICT DO NOTHING" if ignore_conflicts else ""
+    return f"INSERT INTO {_table(model)} ({columns}) VALUES {rows}{ending}"  # noqa: S608  names alone
+
+
+@lru_cache(256)
+def _update_text(
+    model: type[models.Model],
+    vendor: str,
+    assigned: tuple[tuple[str, str], ...],
+    compared: tuple[tuple[str, bool], ...],
+) -> str:
+    # Table and columns are the model's own; every value is a parameter.
+    assignments = ", ".join(f"{_column(model, name, vendor).quoted} = {mark}" for name, mark in assigned)
+    return f"UPDATE {_table(model)} SET {assignments} WHERE {_conditions(model, vendor, compared)}"  # noqa: S608
+
+
+@cache
+def _conditions(model: type[models.Model], vendor: str, compared: tuple[tuple[str, bool], ...]) -> str:
+    return " AND ".join(
+        f"{_column(model, name, vendor).quoted} {'IS NULL' if is_null else '= %s'}" for name, is_null in compared
     )
 
 
 @cache
-def _insert_head(model: type[models.Model], _vendor: str) -> str:
-    """`_vendor` is part of the cache's key: databases quote names differently."""
-    columns = ", ".join(_quoted(field) for field in _written_fields(model))
-    table = connection.ops.quote_name(model._meta.db_table)
-    return f"INSERT INTO {table} ({columns}) VALUES"
+def _select_head(model: type[models.Model], vendor: str) -> tuple[list[str], str, list[tuple[int, Any, Any]]]:
+    """The names of all columns, the statement up to its conditions, and how the values of which column are read."""
+    database = connections[DEFAULT_DB_ALIAS]
+    fields = model._meta.concrete_fields
+    converters = []
+    for index, field in enumerate(fields):
+        column = field.get_col(model._meta.db_table)
+        converts = (*database.ops.get_db_converters(column), *column.get_db_converters(database))
+        if converts:
+            converters.append((index, column, converts))
+    names = ", ".join(_column(model, field.attname, vendor).quoted for field in fields)
+    return [field.attname for field in fields], f"SELECT {names} FROM {_table(model)}", converters  # noqa: S608
+
+
+def _table(model: type[models.Model]) -> str:
+    return connections[DEFAULT_DB_ALIAS].ops.quote_name(model._meta.db_table)
+
+
+# --- columns ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Column:
+    """`makes_up`: the field itself says what is written. `quick` says, for types of values, what makes of one what the
+    driver takes; what it has nothing for is left to the field."""
+
+    field: _Field
+    quoted: str
+    makes_up: bool
+    quick: Mapping[type, Callable[[Any], Any]]
 
 
 @cache
-def _field(model: type[models.Model], name: str) -> models.Field[Any, Any]:
-    for field in model._meta.concrete_fields:
-        if name in (field.name, field.attname):
-            return field
-    raise ValueError(f"{model.__name__} has no column {name}")
+def _columns(model: type[models.Model], vendor: str) -> tuple[_Column, ...]:
+    """Those that an INSERT names."""
+    return tuple(
+        _column(model, field.attname, vendor)
+        for field in model._meta.concrete_fields
+        if not isinstance(field, models.AutoField)
+    )
 
 
-def _quoted(field: models.Field[Any, Any]) -> str:
+@cache
+def _column(model: type[models.Model], name: str, vendor: str) -> _Column:
+    """`vendor` is part of the caches' keys: databases quote names and store values differently."""
+    field = next((field for field in model._meta.concrete_fields if name in (field.name, field.attname)), None)
+    if field is None:
+        raise ValueError(f"{model.__name__} has no column {name}")
     assert field.column is not None
-    return connection.ops.quote_name(field.column)
+    return _Column(
+        field=field,
+        quoted=connections[DEFAULT_DB_ALIAS].ops.quote_name(field.column),
+        makes_up=type(field).pre_save is not models.Field.pre_save,
+        quick=_quick(field, vendor),
+    )
 
 
-@cache
-def _taken_as_is(field: models.Field[Any, Any]) -> frozenset[type]:
-    """Types of values that the drivers take for this column as they are: most columns are text and numbers."""
-    match field.get_internal_type():
+def _quick(field: _Field, vendor: str) -> dict[type, Callable[[Any], Any]]:
+    """What Django's fields and operations make of the values that nearly all columns hold, without their detours."""
+    is_sqlite = vendor == "sqlite"
+    target = field.target_field if isinstance(field, models.ForeignKey) else field
+    adapters: dict[type, Callable[[Any], Any]] = {}
+    match target.get_internal_type():
         case "CharField" | "TextField" if type(field).__module__.startswith("django."):
-            return frozenset({str, type(None)})
-        case "ForeignKey" | "IntegerField" | "PositiveIntegerField" | "PositiveSmallIntegerField" | "BigIntegerField":
-            return frozenset({int, type(None)})
+            adapters[str] = _itself
+        case kind if kind.endswith(("IntegerField", "AutoField")):
+            adapters[int] = _itself
         case "BooleanField":
-            return frozenset({bool, type(None)})
+            adapters[bool] = _itself
+        case "UUIDField":
+            adapters[UUID] = _hex if is_sqlite else _itself
+        case "DateTimeField" if is_sqlite:
+            adapters[dt.datetime] = _utc_text
+        case "DateTimeField":
+            adapters[dt.datetime] = _itself
+        case "JSONField" if is_sqlite and type(field) is models.JSONField and field.encoder is None:
+            adapters[dict] = adapters[list] = json.dumps
+            return adapters  # None is JSON's null there
+        case "DecimalField":
+            pass
         case _:
-            return frozenset()
+            return adapters
+    adapters[type(None)] = _itself
+    return adapters
 
 
-def _adapted(field: models.Field[Any, Any], value: Any) -> tuple[str, Sequence[Any]]:
-    if type(value) in _taken_as_is(field):
-        return "%s", (value,)
-    if isinstance(value, BaseExpression):
-        return _compiled(field.model, value, connection.vendor)
-    return "%s", (field.get_db_prep_save(value, connection),)
+def _itself[V](value: V) -> V:
+    return value
+
+
+def _hex(value: UUID) -> str:
+    return value.hex
+
+
+def _utc_text(value: dt.datetime) -> str:
+    assert value.tzinfo is not None
+    return str((value if value.tzinfo is dt.UTC else value.astimezone(dt.UTC)).replace(tzinfo=None))
+
+
+def _adapted(column: _Column, value: Any, parameters: list[Any], database: BaseDatabaseWrapper) -> str:
+    """Append what the driver takes for a value, and return what stands for it in the statement."""
+    quick = column.quick.get(type(value))
+    if quick is not None:
+        parameters.append(quick(value))
+    elif isinstance(value, BaseExpression):
+        text, values = _compiled(column.field.model, value, database.vendor)
+        parameters += values
+        return text
+    else:
+        parameters.append(column.field.get_db_prep_save(value, database))
+    return "%s"
 
 
 @cache
 def _compiled(model: type[models.Model], expression: BaseExpression, _vendor: str) -> tuple[str, tuple[Any, ...]]:
     """The SQL of an expression without columns, such as a moment by the database's clock."""
     query = model._default_manager.all().query
-    text, parameters = query.get_compiler(connection=connection).compile(
+    text, parameters = query.get_compiler(connection=connections[DEFAULT_DB_ALIAS]).compile(
         expression.resolve_expression(query, allow_joins=False, for_save=True)
     )
     return text, tuple(parameters)

@@ -18,8 +18,8 @@ from django.utils import timezone
 from chatgateway import (
     audit,
     ceilings,
-    conversations,
     endings,
+    finding,
     frame_log,
     housekeeping,
     metrics,
@@ -30,7 +30,6 @@ from chatgateway import (
 from chatgateway.agentserver.exceptions import AgentServerError, ConversationMissing
 from chatgateway.answer import Showing, ShowingRules
 from chatgateway.audit import Arrival, Asked
-from chatgateway.conversations import Found, Named
 from chatgateway.drivers import Drivers, current
 from chatgateway.errors import AgentRunFailed, AgentServerUnavailable, GatewayError
 from chatgateway.housekeeping import Chore
@@ -42,8 +41,9 @@ from chatgateway.openai_api.chat_request import ChatRequest, LlmOverrides
 from chatgateway.openai_api.housekeeping import Task
 from chatgateway.places import StillOpen
 from chatgateway.preparation import Assignment
+from chatgateway.search import Found, Named
 from chatgateway.stored_reply import request_of
-from chatgateway.writer import writer
+from chatgateway.writer import log_failure, writer
 from profiles.models import OnDisconnect, Profile
 
 logger = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ def _open_row(
     servers.lock()  # from here on no sweep ends the conversation's time, and nobody else opens a turn
     admission = ceilings.admit(arrival.caller, profile)
     at = audit.new_arrival()
-    found = conversations.find_for(
+    found = finding.find_for(
         caller=arrival.caller,
         profile=profile,
         named=named,
@@ -242,7 +242,11 @@ def let_go(subscription: Subscription) -> None:
 def note_end(subscription: Subscription, *, delivered: bool) -> None:
     """Second half: write whether the reply arrived."""
     request_id = subscription.arrival.request_id
-    writer.post(lambda: audit.detach(request_id, delivered=delivered))
+    if delivered:
+        writer.gather(audit.delivered, (request_id, timezone.now()))
+    else:
+        # In its place among the jobs: whether anybody still waits for the turn is asked after it.
+        writer.submit(lambda: audit.detach(request_id)).add_done_callback(log_failure)
 
 
 async def _cancel_unless_awaited(live: LiveTurn, grace_seconds: float) -> None:
@@ -402,7 +406,7 @@ def _begin_again(turn: Turn, conversation: Conversation, profile: Profile) -> As
     if policy == OnDisconnect.CANCEL and not turn.is_background and not audit.is_waited_for(turn):
         return None
     chat = _request_again(turn, profile)
-    found = conversations.found_before(turn, conversation, chat)
+    found = finding.found_before(turn, conversation, chat)
     return Assignment(
         turn=turn,
         conversation=conversation,

@@ -25,7 +25,6 @@ from rest_framework.request import Request
 from chatgateway import audit, completions, conversations, health, metrics, tracing, turns
 from chatgateway.api_view import LARGE_BODY_BYTES, AsyncAPIView, in_thread, json_response
 from chatgateway.audit import Arrival, Asked
-from chatgateway.conversations import Named
 from chatgateway.delivery import Delivery
 from chatgateway.errors import CompletionInProgress, GatewayError, NotFound
 from chatgateway.exception_handler import error_response
@@ -38,6 +37,7 @@ from chatgateway.openai_api.chat_request import ChatRequest
 from chatgateway.openai_api.error_body import from_failed
 from chatgateway.openai_api.sse import json_bytes
 from chatgateway.openai_api.text_completion import TextReply, TextStream
+from chatgateway.search import Named
 from chatgateway.stored_reply import ending_of
 from chatgateway.turn_events import TurnFailed
 from chatgateway.turns import Subscription

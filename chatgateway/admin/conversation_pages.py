@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
@@ -17,14 +18,15 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 
 from chatgateway import readings
-from chatgateway.admin import turn_story
+from chatgateway.admin import turn_parts, turn_story
 from chatgateway.admin.filters import LastOutcomeFilter, StartedFilter, SumFilter
-from chatgateway.admin.turn_pages import MATCHES, OUTCOMES, cost_told, tokens_told, without_texts
-from chatgateway.models import Conversation, Turn
+from chatgateway.admin.turn_told import MATCHES, OUTCOMES, cost_told, tokens_told, without_texts
+from chatgateway.models import Conversation, Event, Turn
 from profiles.admin_theme import ReadOnlyAdmin, RelatedFilter, as_uuid, column, duration, is_list, moment, usd
 
 TURNS_PER_PAGE = 25
-EXCERPT_CHARS = 400
+# Of one text; the turn's own page shows more of it.
+MAXIMUM_CHARS = 8_000
 MAXIMUM_BRANCHES = 50
 
 _STATES = {
@@ -152,7 +154,7 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
             "state_kind": _STATES.get(row.state, "default"),
             "page": shown,
             "may_read": may_read,
-            "turns": [_turn(turn) for turn in shown],
+            "turns": _told_turns(request, list(shown), may_read=may_read),
             "cost": _sum_told(total["cost"], total["unpriced"]),
             "links": _links(row),
             "source": _source(row),
@@ -166,23 +168,54 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
         raise Http404  # nobody changes a conversation here, so there is no history of changes
 
 
+def _told_turns(request: HttpRequest, turns: list[Turn], *, may_read: bool) -> list[dict[str, Any]]:
+    """Return the turns of a page as its template shows them. Two queries."""
+    ids = [turn.pk for turn in turns]
+    tools: dict[UUID, list[tuple[str, int]]] = {}
+    called = Event.objects.filter(turn__in=ids, kind="ActionEvent").order_by().values_list("turn", "tool")
+    for turn_id, tool, count in called.annotate(n=Count("pk")):
+        tools.setdefault(turn_id, []).append((tool or "tool", count))
+    branches: dict[UUID, list[str]] = {}
+    for at, branch in Conversation.objects.filter(branched_at__in=ids).values_list("branched_at", "pk"):
+        branches.setdefault(at, []).append(reverse("admin:chatgateway_conversation_change", args=[branch]))
+    told = []
+    for turn in turns:
+        one = _turn(turn)
+        one["urls"] = turn_parts.urls_of(request, turn)
+        one["tools"] = _tools_told(tools.get(turn.pk, []))
+        one["branches"] = branches.get(turn.pk, [])[:MAXIMUM_BRANCHES]
+        if may_read and not turn.content_removed_at:
+            one["asked"] = turn_story.question(turn.last_message)
+            one["asked_told"] = turn_parts.question_told(one["asked"], MAXIMUM_CHARS)
+            one["answer"] = turn_parts.told(turn.answer, MAXIMUM_CHARS)
+        told.append(one)
+    return told
+
+
+def _tools_told(tools: list[tuple[str, int]]) -> str:
+    """Return `5 steps: terminal 3, file_editor 2`; empty where no tool was called."""
+    total = sum(count for _, count in tools)
+    if not total:
+        return ""
+    each = ", ".join(f"{name[:30]} {count}" for name, count in sorted(tools, key=lambda pair: -pair[1])[:4])
+    return f"{total} step{'s' * (total != 1)}: {each}"
+
+
 def _turn(turn: Turn) -> dict[str, Any]:
     closed_at = turn.closed_at
     return {
-        "url": reverse("admin:chatgateway_turn_change", args=[turn.pk]),
         "at": moment(turn.opened_at, seconds=True),
         "outcome": turn.get_outcome_display(),
         "outcome_kind": OUTCOMES.get(turn.outcome, "default"),
-        "asked": turn_story.excerpt(turn.last_message, EXCERPT_CHARS),
-        "answer": turn_story.cut_short(turn.answer, EXCERPT_CHARS),
         "error": turn.error_message,
         "removed": f"Removed on {moment(turn.content_removed_at)}. {turn.content_removed_by}"
         if turn.content_removed_at
         else "",
         "match": MATCHES.get(turn.match, turn.match),
-        "took": duration((closed_at - turn.opened_at).total_seconds()) if closed_at else "running",
+        "took": duration((closed_at - turn.opened_at).total_seconds()) if closed_at else turn.get_phase_display(),
         "tokens": tokens_told(turn),
         "cost": cost_told(turn),
+        "end_user": turn.end_user,
     }
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.core.paginator import Paginator
 from django.db import models
 from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
@@ -20,34 +15,12 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
 
-from chatgateway import audit, readings, removal
-from chatgateway.admin import frames, turn_story
+from chatgateway import audit, readings
+from chatgateway.admin import live_turn, turn_frames, turn_parts, turn_story, turn_told
 from chatgateway.admin.filters import CostFilter, DurationFilter, PeriodFilter
-from chatgateway.models import Event, Turn
-from profiles.admin_theme import ReadOnlyAdmin, RelatedFilter, as_uuid, column, duration, is_list, moment, usd
-
-OUTCOMES = {
-    Turn.Outcome.OPEN.value: "info",
-    Turn.Outcome.ANSWERED.value: "success",
-    Turn.Outcome.FAILED.value: "danger",
-    Turn.Outcome.REFUSED.value: "warning",
-    Turn.Outcome.CANCELLED.value: "default",
-    Turn.Outcome.TIMED_OUT.value: "danger",
-    Turn.Outcome.ABANDONED.value: "danger",
-}
-# How a conversation was found, as the response header says it, in a sentence.
-MATCHES = {
-    "header": "continued: the caller named the conversation",
-    "header; history=ignored": "continued: the caller named the conversation; the history sent with it is not its own",
-    "client-id": "continued: by the client's own chat id",
-    "history": "continued: the history that was sent is this conversation's",
-    "fork": "forked: the history that was sent leaves this conversation at an earlier turn",
-    "replay": "new, told from the history that was sent",
-    "new": "new",
-}
-EVENTS_PER_PAGE = 100
-# What a browser shows without trouble; the whole request can be downloaded.
-MAXIMUM_FRAME_CHARS = 1_000_000
+from chatgateway.admin.turn_told import OUTCOMES, cost_told, tokens_told, without_texts
+from chatgateway.models import Turn
+from profiles.admin_theme import ReadOnlyAdmin, RelatedFilter, as_uuid, column, duration, is_list, moment
 
 _LIST_COLUMNS = (
     "opened_at", "closed_at", "outcome", "phase", "tenant_name", "model_id", "error_code", "input_tokens",
@@ -99,6 +72,9 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
             path("by-request/<str:request_id>/", view(self.by_request), name="chatgateway_turn_by_request"),
             path("<uuid:turn_id>/stop/", view(self.stop), name="chatgateway_turn_stop"),
             path("<uuid:turn_id>/raw-request/", view(self.raw_request), name="chatgateway_turn_raw_request"),
+            path("<uuid:turn_id>/steps/", view(self.steps), name="chatgateway_turn_steps"),
+            path("<uuid:turn_id>/live/", view(self.live), name="chatgateway_turn_live"),
+            path("<uuid:turn_id>/raw-response/", view(self.raw_response), name="chatgateway_turn_raw_response"),
             path("<uuid:turn_id>/raw-events/", view(self.raw_events), name="chatgateway_turn_raw_events"),
             *super().get_urls(),
         ]
@@ -155,8 +131,8 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
             readings.note(request, readings.What.TURN, turn=turn)
         else:
             without_texts(turn)
-        rows = turn.events.order_by("seq") if may_read else turn.events.none()
-        events = list(rows[: turn_story.MAXIMUM_EVENTS + 1])
+        asked = turn_story.question(turn.last_message)
+        sent = {name: value for name, value in turn.parameters.items() if name not in {"messages", "input"}}
         context = {
             **self.admin_site.each_context(request),
             "title": f"Turn of {moment(turn.opened_at, seconds=True)}",
@@ -164,20 +140,19 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
             "turn": turn,
             "may_read": may_read,
             "outcome_kind": OUTCOMES.get(turn.outcome, "default"),
-            "question": turn_story.question(turn.last_message),
-            "steps": turn_story.steps(events[: turn_story.MAXIMUM_EVENTS]),
-            "has_more_events": len(events) > turn_story.MAXIMUM_EVENTS,
-            "has_events": bool(events),
-            "usage": list(usage_lines(turn)) if turn.input_tokens or turn.output_tokens else [],
+            "question": asked,
+            "question_told": turn_parts.question_told(asked, turn_story.MAXIMUM_CHARS),
+            "answer_told": turn_parts.told(turn.answer, turn_story.MAXIMUM_CHARS),
+            "story": turn_parts.steps_of(turn) if may_read else turn_parts.Steps(steps=[]),
+            "usage": list(turn_told.usage_lines(turn)) if turn.input_tokens or turn.output_tokens else [],
             "cost": cost_told(turn),
-            "timings": list(_timings(turn)),
-            "llm_model": _llm_told(turn),
-            "match": MATCHES.get(turn.match, turn.match),
+            "timings": list(turn_told.timings(turn)),
+            "llm_model": turn_told.llm_told(turn),
+            "match": turn_told.MATCHES.get(turn.match, turn.match),
             "attempts": list(turn.attempts.all()),
-            "parameters": _pretty({name: value for name, value in turn.parameters.items() if name != "messages"}),
-            "links": list(_links(turn)),
-            "can_be_stopped": turn.outcome == Turn.Outcome.OPEN and self.has_stop_permission(request),
-            "is_being_stopped": turn.outcome == Turn.Outcome.OPEN and turn.cancel_requested_at is not None,
+            "parameters": turn_frames.pretty(sent),
+            "links": list(turn_told.links(turn)),
+            "urls": turn_parts.urls_of(request, turn),
         }
         return TemplateResponse(request, "chatgateway/admin/turn.html", context)
 
@@ -196,34 +171,36 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
             return HttpResponseRedirect(reverse("admin:chatgateway_turn_changelist"))
         return HttpResponseRedirect(reverse("admin:chatgateway_turn_change", args=[named.pk]))
 
+    def steps(self, request: HttpRequest, turn_id: Any) -> HttpResponse:
+        """The steps alone, for the page of a conversation."""
+        turn = self._readable(request, turn_id)
+        readings.note(request, readings.What.TURN, turn=turn)
+        context = {"story": turn_parts.steps_of(turn), "is_open": turn.outcome == Turn.Outcome.OPEN}
+        response = TemplateResponse(request, "chatgateway/admin/steps.html", context)
+        response["Cache-Control"] = "no-store, private"
+        return response
+
+    def live(self, request: HttpRequest, turn_id: Any) -> HttpResponseBase:
+        """What the turn does from now on, as server-sent events."""
+        return live_turn.stream(request, self._visible(request, turn_id))
+
     def raw_request(self, request: HttpRequest, turn_id: Any) -> HttpResponseBase:
         """The request's JSON, rebuilt: in a frame, or whole as a file."""
         turn = self._readable(request, turn_id)
         readings.note(request, readings.What.REQUEST, turn=turn)
-        text = json.dumps(audit.rebuild_request(turn), indent=2, ensure_ascii=False)
-        if "download" in request.GET:
-            response = HttpResponse(text, content_type="application/json; charset=utf-8")
-            response["Content-Disposition"] = f'attachment; filename="request-{turn.pk}.json"'
-            response["Cache-Control"] = "no-store, private"
-            return response
-        note = ""
-        if len(text) > MAXIMUM_FRAME_CHARS:
-            note = f"The first {MAXIMUM_FRAME_CHARS:,} of {len(text):,} characters. Download it to see the rest."
-        return frames.document(request, text=text[:MAXIMUM_FRAME_CHARS], note=note)
+        return turn_frames.raw_request(request, turn)
+
+    def raw_response(self, request: HttpRequest, turn_id: Any) -> HttpResponseBase:
+        """The reply's JSON, as an unstreamed caller had it."""
+        turn = self._readable(request, turn_id)
+        readings.note(request, readings.What.RESPONSE, turn=turn)
+        return turn_frames.raw_response(request, turn)
 
     def raw_events(self, request: HttpRequest, turn_id: Any) -> HttpResponseBase:
         """The agent-server's events as they were sent, a page at a time."""
         turn = self._readable(request, turn_id)
         readings.note(request, readings.What.EVENTS, turn=turn)
-        page = Paginator(turn.events.order_by("seq"), EVENTS_PER_PAGE).get_page(request.GET.get("page"))
-        text = "\n\n".join(_raw(event) for event in page)
-        links = []
-        if page.has_previous():
-            links.append(("earlier", f"?page={page.previous_page_number()}"))
-        if page.has_next():
-            links.append(("later", f"?page={page.next_page_number()}"))
-        note = f"Events {page.start_index():,} to {page.end_index():,} of {page.paginator.count:,}."
-        return frames.document(request, text=text[:MAXIMUM_FRAME_CHARS], note=note, links=links)
+        return turn_frames.raw_events(request, turn)
 
     # --- stopping ---------------------------------------------------------------------------------------------------
 
@@ -238,6 +215,8 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
         if not self.has_stop_permission(request):
             raise PermissionDenied
         self._stop(request, [turn.pk])
+        if "from_conversation" in request.POST and turn.conversation_id is not None:
+            return HttpResponseRedirect(reverse("admin:chatgateway_conversation_change", args=[turn.conversation_id]))
         return HttpResponseRedirect(reverse("admin:chatgateway_turn_change", args=[turn.pk]))
 
     @admin.action(description="Stop the agents of the chosen turns", permissions=["stop"])
@@ -266,114 +245,3 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
         if not readings.may_read(request):
             raise PermissionDenied
         return turn
-
-
-# --- how a turn is told, here and on a conversation's page ------------------------------------------------------------
-
-
-def without_texts(turn: Turn) -> None:
-    """Empty what was said in this object, which is not saved: for people who may see figures and no texts."""
-    for name, empty in removal.CONTENT.items():
-        setattr(turn, name, empty)
-
-
-def cost_told(turn: Turn) -> str:
-    """Return `$0.0123`, `unknown` for a model without a price, or a dash where nothing was spent. ≈: estimated."""
-    if turn.cost_usd is not None:
-        return f"{'≈ ' if turn.is_usage_estimated else ''}{usd(turn.cost_usd)}"
-    return "unknown" if turn.input_tokens or turn.output_tokens else "–"
-
-
-def tokens_told(turn: Turn) -> str:
-    if not turn.input_tokens and not turn.output_tokens:
-        return "–"
-    return f"{'≈ ' if turn.is_usage_estimated else ''}{turn.input_tokens:,} → {turn.output_tokens:,}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageLine:
-    """One line of the bill. `price` and `amount` are empty where the price is unknown."""
-
-    what: str
-    tokens: str
-    price: str = ""
-    amount: str = ""
-    is_part: bool = False  # of the line before it
-
-
-def usage_lines(turn: Turn) -> Iterable[UsageLine]:
-    """Yield what was used and what it cost, line by line, so that the lines with an amount add up to the cost."""
-    prices = {name: Decimal(price) for name, price in turn.prices.items()}
-    cached = min(turn.cached_tokens, turn.input_tokens)
-    written = min(turn.cache_write_tokens, turn.input_tokens - cached)
-    input_price, output_price = prices.get("input"), prices.get("output")
-    yield _usage_line("Input", turn.input_tokens - cached - written, input_price)
-    if cached:
-        yield _usage_line("Input from the cache", cached, prices.get("cached", input_price))
-    if written:
-        yield _usage_line("Input put into the cache", written, prices.get("cache_write", input_price))
-    yield _usage_line("Output", turn.output_tokens, output_price)
-    if turn.reasoning_tokens:
-        yield UsageLine(what="of which reasoning", tokens=f"{turn.reasoning_tokens:,}", is_part=True)
-
-
-def _usage_line(what: str, tokens: int, price: Decimal | None) -> UsageLine:
-    if price is None:
-        return UsageLine(what=what, tokens=f"{tokens:,}")
-    amount = usd(price * tokens / 1_000_000)
-    return UsageLine(what=what, tokens=f"{tokens:,}", price=f"{_price_told(price)} / M", amount=amount)
-
-
-def _price_told(price: Decimal) -> str:
-    """Return a price with all its digits and at least cents: `$3.00`, `$0.075`."""
-    whole, _, digits = f"{price:f}".partition(".")
-    return f"${whole}.{digits.rstrip('0').ljust(2, '0')}"
-
-
-def _timings(turn: Turn) -> Iterable[tuple[str, str, str]]:
-    """Yield (what, when, how long after it was opened)."""
-    moments = (
-        ("Request arrived", turn.opened_at),
-        ("Got a place on an agent-server", turn.started_at),
-        ("Agent-server took the message", turn.accepted_at),
-        ("First text of the answer", turn.first_text_at),
-        ("Closed", turn.closed_at),
-    )
-    for what, at in moments:
-        if at is not None:
-            yield what, moment(at, seconds=True), f"+{duration((at - turn.opened_at).total_seconds())}"
-    if turn.closed_at is not None and turn.agent_server_id is not None and turn.run_ended_at is None:
-        yield "Run", "not seen to end", "still holds a place on its agent-server"
-
-
-def _links(turn: Turn) -> Iterable[tuple[str, str, str]]:
-    """Yield (what, name as it was then, URL of what there still is)."""
-    slug = turn.profile_snapshot.get("slug", "")  # none: the request was refused before a profile was found
-    for what, name, model, key in (
-        ("Conversation", str(turn.conversation_id or ""), "chatgateway_conversation", turn.conversation_id),
-        ("Goes on after", str(turn.parent or ""), "chatgateway_turn", turn.parent_id),
-        ("Tenant", turn.tenant_name, "profiles_tenant", turn.tenant_id),
-        ("API key", _key_told(turn), "profiles_apikey", turn.api_key_id),
-        ("Profile", slug, "profiles_profile", turn.profile_id),
-        ("Agent-server", turn.server_url, "chatgateway_agentserver", turn.agent_server_id),
-    ):
-        if name or key:
-            yield what, name or "–", reverse(f"admin:{model}_change", args=[key]) if key else ""
-
-
-def _llm_told(turn: Turn) -> str:
-    """Return the model that wrote the answer, as far as one did."""
-    by = {Turn.AnsweredBy.UTILITY_LLM.value: "utility_llm_model", Turn.AnsweredBy.TEMPLATE.value: ""}
-    return str(turn.profile_snapshot.get(by.get(turn.answered_by, "llm_model"), ""))
-
-
-def _key_told(turn: Turn) -> str:
-    return f"{turn.key_name} (gw-{turn.key_prefix}-…)" if turn.key_prefix else turn.key_name
-
-
-def _raw(event: Event) -> str:
-    return f"#{event.seq} {event.kind} {moment(event.received_at, seconds=True)}\n{_pretty(event.raw)}"
-
-
-def _pretty(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str) if value else ""

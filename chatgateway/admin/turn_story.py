@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from chatgateway.admin import diffs, step_costs
+from chatgateway.admin.diffs import DiffLine
+from chatgateway.admin.step_costs import CallUsage
 from chatgateway.agentserver.summaries import message_text, without_controls
 from chatgateway.models import Event, Message
+from profiles.admin_theme import usd
 
 type Json = dict[str, Any]
 
@@ -21,14 +25,16 @@ type Json = dict[str, Any]
 MAXIMUM_CHARS = 20_000
 # An agent of 100 iterations leaves about 250 events.
 MAXIMUM_EVENTS = 500
+_CHANGE = "Change"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A labelled piece of a step: what a tool was called with, what it answered."""
+    """A labelled piece of a step: what a tool was called with, what it answered. A change of a text has `lines` too."""
 
     label: str
     text: str
+    lines: tuple[DiffLine, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,6 +47,7 @@ class Step:
     at: dt.datetime | None = None
     called_at: dt.datetime | None = None  # by the agent-server's clock
     seconds: float | None = None  # from the call to the answer
+    usage: CallUsage | None = None  # of the call of the LLM that led to it; None: unknown, or told with a step before
     is_error: bool = False
     sections: list[Section] = field(default_factory=list)
 
@@ -48,6 +55,11 @@ class Step:
     def opens(self) -> bool:
         """Whether there is more to see than the title."""
         return bool(self.sections)
+
+    @property
+    def used(self) -> str:
+        """Tokens and money of the call of the LLM, such as `1,200 → 80 tokens, $0.0031`."""
+        return used_told(self.usage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,17 +95,35 @@ def cut_short(text: str, limit: int, *, lines: int = 8) -> str:
     return short if len(short) == len(text) else f"{short}…"
 
 
-def steps(events: Iterable[Event]) -> list[Step]:
+def used_told(usage: CallUsage | None) -> str:
+    """Return what a call of the LLM used, in words; empty where that is unknown."""
+    if usage is None:
+        return ""
+    tokens = f"{usage.input:,} → {usage.output:,} tokens"
+    return f"{tokens}, {usd(usage.cost_usd)}" if usage.cost_usd is not None else tokens
+
+
+def answer_of(rows: Iterable[Event]) -> Event | None:
+    """Return the agent's last message, which is its answer."""
+    messages = (row for row in rows if row.kind == "MessageEvent" and _source(row) == "agent")
+    return max(messages, key=lambda row: row.seq, default=None)
+
+
+def steps(events: Iterable[Event], usage: Mapping[str, CallUsage] | None = None) -> list[Step]:
     """Return the agent's steps in order, each tool's answer with its call. The question and the last message of the
-    agent, which is the answer, are left out: they have places of their own."""
+    agent, which is the answer, are left out: they have places of their own. `usage`: what each call of the LLM used,
+    told with the first step it led to."""
     rows = list(events)
-    answer_seq = max((row.seq for row in rows if row.kind == "MessageEvent" and _source(row) == "agent"), default=None)
+    left = dict(usage or {})
+    answer = answer_of(rows)
+    answer_seq = None if answer is None else answer.seq
     found: list[Step] = []
     calls: dict[str, Step] = {}
     for row in rows:
         match row.kind:
             case "ActionEvent":
                 step = _action(row)
+                step.usage = left.pop(step_costs.response_id(row), None)
                 found.append(step)
                 for name in _ids(row.raw):
                     calls[name] = step
@@ -129,13 +159,23 @@ def _arguments(row: Event) -> list[Section]:
         given = {name: value for name, value in action.items() if name != "kind" and value not in (None, "", [], {})}
     elif isinstance(call := row.raw.get("tool_call"), dict):
         given = {"arguments": call.get("arguments")}
+    change = _change(_str(given.get("old_str")), _str(given.get("new_str")) or _str(given.get("file_text")))
+    if change is not None:
+        given = {name: value for name, value in given.items() if name not in {"old_str", "new_str", "file_text"}}
     texts = [
         Section(label=name.replace("_", " ").capitalize(), text=_cut(value))
         for name, value in given.items()
         if isinstance(value, str)
     ]
+    texts += [] if change is None else [change]
     others = {name: value for name, value in given.items() if not isinstance(value, str) and value is not False}
     return texts + ([Section(label="Arguments", text=_cut(_pretty(others)))] if others else [])
+
+
+def _change(before: str, after: str) -> Section | None:
+    """Return what an editing tool changes; None where it changes nothing, or too much to be compared."""
+    lines = diffs.between(before, after)
+    return Section(label=_CHANGE, text=_cut(after), lines=tuple(lines)) if lines else None
 
 
 def _answer(row: Event, calls: dict[str, Step], found: list[Step]) -> None:
@@ -146,6 +186,9 @@ def _answer(row: Event, calls: dict[str, Step], found: list[Step]) -> None:
     if step is None:
         found.append(_step(row, row.summary or row.kind, "error" if row.is_error else "tool", [section]))
         return
+    if (change := _changed(row.raw)) is not None:  # of the whole file: it says on which lines
+        step.sections = [one for one in step.sections if not one.lines]
+        step.sections.append(change)
     step.sections.append(section)
     step.is_error = step.is_error or row.is_error
     answered_at = _timestamp(row.raw)
@@ -155,6 +198,13 @@ def _answer(row: Event, calls: dict[str, Step], found: list[Step]) -> None:
         # “Editing a.py → Edited a.py” would say everything twice.
         says_it_again = step.title.rpartition(" ")[2] in row.summary.split()
         step.title = row.summary if says_it_again else f"{step.title} → {row.summary}"
+
+
+def _changed(raw: Json) -> Section | None:
+    observation = raw.get("observation")
+    if not isinstance(observation, dict) or not isinstance(observation.get("new_content"), str):
+        return None
+    return _change(_str(observation.get("old_content")), _str(observation.get("new_content")))
 
 
 def _output(row: Event) -> str:

@@ -19,6 +19,7 @@ class TranscriptReading(models.Model):
         TURN = "turn", "a turn's page"
         CONVERSATION = "conversation", "a conversation's page"
         REQUEST = "request", "a request as it was sent"
+        RESPONSE = "response", "a reply as it was sent"
         EVENTS = "events", "an agent-server's events"
         EXPORT = "export", "an export or report"
         SEARCH = "search", "a search in texts"

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from chatgateway.agentserver.schemas import DurableEvent
 from chatgateway.seeding.talks import Did, Edited, Ran
+from chatgateway.turn_events import TokenCounts
 
 type Json = dict[str, Any]
 
@@ -27,6 +28,7 @@ class Log:
     next_seq: int = 0
     leaf_id: str = ""
     _new: list[DurableEvent] = field(default_factory=list)
+    _counts: dict[str, int] = field(default_factory=dict)
 
     def taken(self) -> list[DurableEvent]:
         taken, self._new = self._new, []
@@ -64,9 +66,23 @@ class Log:
         )
         self._add("ObservationEvent", ended_at, action_id=action_id, observation=observation, **of_call)
 
+    def counted(self, used: TokenCounts, at: dt.datetime) -> None:
+        """Write what all calls of the LLM used until now, after another one."""
+        for name, count in (
+            ("prompt_tokens", used.input),
+            ("completion_tokens", used.output),
+            ("cache_read_tokens", used.cached),
+            ("cache_write_tokens", used.cache_write),
+            ("reasoning_tokens", used.reasoning),
+        ):
+            self._counts[name] = self._counts.get(name, 0) + count
+        metrics = {"accumulated_cost": 0.0, "accumulated_token_usage": dict(self._counts)}
+        self._state("stats", {"usage_to_metrics": {"agent": metrics}}, at)
+
     def answered(self, text: str, at: dt.datetime) -> None:
         message = {"role": "assistant", "content": [_text(text)]}
-        self._add("MessageEvent", at, source="agent", llm_message=message)
+        response_id = f"chatcmpl-{self.rng.getrandbits(48):012x}"
+        self._add("MessageEvent", at, source="agent", llm_message=message, llm_response_id=response_id)
         self._state("execution_status", "finished", at)
 
     def interrupted(self, at: dt.datetime) -> None:
@@ -112,7 +128,7 @@ class Log:
         }
         return arguments, observation
 
-    def _state(self, key: str, value: str, at: dt.datetime) -> None:
+    def _state(self, key: str, value: Any, at: dt.datetime) -> None:
         leaf = self.leaf_id
         self._add("ConversationStateUpdateEvent", at, key=key, value=value)
         self.leaf_id = leaf  # the leaf is the last event that is part of the talk

@@ -222,22 +222,29 @@ class _Conversation:
         n_done = len(did) if end is None or end.is_good else rng.randint(0, len(did))
         if self._is_running:
             n_done = rng.randint(0, len(did))
-        for one in did[:n_done]:
+        once = self._read_at_once()
+        used = [self._called(once, call, self._rng.randint(60, 220)) for call in range(n_done)]
+        for one, usage in zip(did, used, strict=False):
             at = self._step(one, at)
+            self._log.counted(usage, at)
         first_text_at = at + dt.timedelta(seconds=rng.lognormvariate(0.2, 0.45))
         writing = len(answer) / rng.uniform(180, 420)
         closed_at = first_text_at + dt.timedelta(seconds=writing)
         ending: Ending | None = None
         if end is not None:
             closed_at = min(closed_at + dt.timedelta(seconds=end.adds_seconds), self._drawn.now)
+            used.append(
+                self._called(once, n_done, len(answer if end.is_good else answer[: len(answer) // 3]) // 4 + 20)
+            )
             if end.is_good:
+                self._log.counted(used[-1], closed_at)
                 self._log.answered(answer, closed_at)
             elif end.run_failed is not None:
                 code, kind, detail = end.run_failed
                 self._log.failed(closed_at, code=code, kind=kind, detail=detail)
             else:
                 self._log.interrupted(closed_at)
-            ending = self._ending(end, answer, n_done, first_text_at)
+            ending = self._ending(end, answer, sum(used, TokenCounts()), first_text_at)
         turn = PastTurn(
             id=_uuid(rng),
             arrival=self._arrival(),
@@ -278,8 +285,7 @@ class _Conversation:
         self._log.did(did, began_at, ended_at)
         return ended_at
 
-    def _ending(self, end: endings.End, answer: str, n_done: int, first_text_at: dt.datetime) -> Ending:
-        usage = self._usage(n_done, answer if end.is_good else answer[: len(answer) // 3])
+    def _ending(self, end: endings.End, answer: str, usage: TokenCounts, first_text_at: dt.datetime) -> Ending:
         if not end.is_good:
             shown = answer[: len(answer) // 3] if end.has_begun_to_answer else ""
             return Ending(
@@ -294,16 +300,16 @@ class _Conversation:
             outcome=Turn.Outcome.ANSWERED, answered=answered, answer=answer, usage=usage, first_text_at=first_text_at
         )
 
-    def _usage(self, n_done: int, answer: str) -> TokenCounts:
-        """Each step is a call of the LLM that reads everything before it, most of it from the provider's cache."""
-        calls = n_done + 1
-        base = 4200 if self._profile.has_tools else 380
+    def _read_at_once(self) -> int:
+        """How much the first call of the LLM reads: its instructions and all that was said."""
         grows = sum(len(message["content"]) for message in self._messages) // 4
-        once = base + grows + self._rng.randint(40, 900)
-        read = sum(once + 650 * call for call in range(calls))
-        cached = int(read * self._rng.uniform(0.55, 0.85)) if calls > 1 or self._messages else 0
-        written = self._rng.randint(60, 220) * n_done + len(answer) // 4 + 20
-        thought = self._rng.randint(0, 400) if "gpt-5" in self._profile.llm_model else 0
+        return (4200 if self._profile.has_tools else 380) + grows + self._rng.randint(40, 900)
+
+    def _called(self, once: int, call: int, written: int) -> TokenCounts:
+        """Each step is a call of the LLM that reads everything before it, most of it from the provider's cache."""
+        read = once + 650 * call
+        cached = int(read * self._rng.uniform(0.55, 0.85)) if call or self._messages else 0
+        thought = self._rng.randint(0, 150) if "gpt-5" in self._profile.llm_model else 0
         return TokenCounts(input=read, output=written + thought, cached=cached, reasoning=thought)
 
     # --- the request --------------------------------------------------------------------------------------------------

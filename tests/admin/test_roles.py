@@ -26,6 +26,7 @@ EDITED = ("profiles_tenant", "profiles_apikey", "profiles_profile", "chatgateway
 OPEN_TO_ALL = {
     "index", "login", "jsi18n", "password_change", "password_change_done", "search", "toggle_sidebar",
     "chatgateway_turn_changelist", "chatgateway_turn_change", "chatgateway_turn_by_request",
+    "chatgateway_turn_live",
     "chatgateway_conversation_changelist", "chatgateway_conversation_change",
     "profiles_failedauthentication_changelist", "profiles_failedauthentication_change",
     "profiles_failedauthentication_history", "chatgateway_erasure_retention",
@@ -53,7 +54,8 @@ OWN = {
         *(f"{model}_{page}" for model in EDITED for page in EVERYTHING),
     },
     "operator": RUNNING,
-    "auditor": ACCOUNTS | {"chatgateway_turn_raw_request", "chatgateway_turn_raw_events"},
+    "auditor": ACCOUNTS
+    | {f"chatgateway_turn_{page}" for page in ("steps", "raw_request", "raw_response", "raw_events")},
 }  # fmt: skip
 # A live key is revoked before it is deleted, a tenant in use stays, an active server is disabled first; nobody may.
 NEVER = {"profiles_apikey_delete", "profiles_tenant_delete", "chatgateway_agentserver_delete"}
@@ -178,7 +180,9 @@ def test_the_navigation_offers_what_a_role_may_open() -> None:
     [
         ("chatgateway_turn_change", "turn"),
         ("chatgateway_turn_raw_request", "request"),
+        ("chatgateway_turn_raw_response", "response"),
         ("chatgateway_turn_raw_events", "events"),
+        ("chatgateway_turn_steps", "turn"),
         ("chatgateway_conversation_change", "conversation"),
     ],
 )

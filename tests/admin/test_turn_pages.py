@@ -14,7 +14,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from chatgateway.admin.turn_pages import cost_told, usage_lines
+from chatgateway.admin.turn_told import cost_told, usage_lines
 from chatgateway.models import Attempt, Conversation, Event, Turn
 from profiles.pricing import cost_usd
 from tests import factories

@@ -11,10 +11,10 @@ from django.core.management import CommandError, call_command
 from django.db.models import Count, Max, Min, Sum
 from django.utils import timezone
 
-from chatgateway import audit, conversations
-from chatgateway.conversations import Named
+from chatgateway import audit, finding
 from chatgateway.models import Conversation, DailyUsage, Event, LedgerEntry, Turn
 from chatgateway.openai_api.messages import parse_messages
+from chatgateway.search import Named
 from chatgateway.seeding import cast, history
 from profiles.models import ApiKey, Profile
 from tests import factories
@@ -75,7 +75,7 @@ def test_a_client_that_sends_an_invented_history_again_goes_on_with_its_conversa
         [*messages, {"role": "user", "content": "And then?"}], accepts_images=False, accepts_remote_images=False
     )
 
-    found = conversations.find_for(
+    found = finding.find_for(
         caller=caller,
         profile=people.profiles[turn.profile.slug],
         named=Named(end_user=turn.end_user),

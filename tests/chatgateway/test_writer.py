@@ -1,102 +1,140 @@
-"""The thread that writes to the database, beside that of another process."""
+"""The writer's thread: what is waited for, what is not, and in which order both are written."""
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from django.db import connection
+from django.db.utils import IntegrityError
 
-from chatgateway import audit, servers
-from chatgateway.models import Turn
+from chatgateway.models import Message
 from chatgateway.writer import Writer
+from profiles.models import Tenant
+from tests.waiting import eventually
 
-# Longer than PostgreSQL takes to find out that two transactions wait for one another.
-WAIT_SECONDS = 30.0
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def postgres(transactional_db: None) -> None:
-    if connection.vendor != "postgresql":
-        pytest.skip("needs PostgreSQL: SQLite has one writer at a time")
+def writer() -> Iterator[Writer]:
+    made = Writer()
+    yield made
+    made.close(timeout_seconds=5)
 
 
-class Together:
-    """Jobs of two writers, as two processes have them, each in one group. How often each job ran is in `runs`."""
-
-    def __init__(self) -> None:
-        self.runs: Counter[str] = Counter()
-        self.meeting = threading.Barrier(2)
-        self.writers = Writer(), Writer()
-
-    def job(self, name: str, work: Callable[[], object], *, meets: bool = False) -> Callable[[], None]:
-        """`meets`: it then waits for a moment for the other writer's, if that gets as far."""
-
-        def run() -> None:
-            self.runs[name] += 1
-            work()
-            if meets:
-                try:
-                    self.meeting.wait(1.0)
-                except threading.BrokenBarrierError:
-                    return
-
-        return run
-
-    def run(self, first: list[Callable[[], None]], second: list[Callable[[], None]]) -> None:
-        release = threading.Event()
-        done = []
-        for writer, jobs in zip(self.writers, (first, second), strict=True):
-            writer.submit(lambda: release.wait(WAIT_SECONDS))  # what comes meanwhile makes one group
-            done += [writer.submit(job) for job in jobs]
-        release.set()
-        for future in done:
-            future.result(WAIT_SECONDS)
-        for writer in self.writers:
-            writer.close(timeout_seconds=WAIT_SECONDS)
+@pytest.fixture
+def held_up(writer: Writer) -> Iterator[threading.Event]:
+    """The thread is busy until the event is set."""
+    go_on = threading.Event()
+    busy = writer.submit(lambda: go_on.wait(10))
+    yield go_on
+    go_on.set()
+    busy.result(5)
 
 
-@pytest.mark.usefixtures("postgres")
-def test_groups_of_two_processes_never_wait_for_one_another() -> None:
-    one, other = Turn.objects.create(request_id="one"), Turn.objects.create(request_id="other")
-    together = Together()
+def tenant(name: str) -> Tenant:
+    return Tenant.objects.create(name=name)
 
-    def touch(turn: Turn) -> Callable[[], object]:
-        return lambda: Turn.objects.filter(pk=turn.pk).update(answer="written")
 
-    together.run(
-        [together.job("one closes", touch(one), meets=True), together.job("one opens", servers.lock)],
-        [together.job("two opens", servers.lock, meets=True), together.job("two closes", touch(one))],
+def names() -> list[str]:
+    return list(Tenant.objects.order_by("pk").values_list("name", flat=True))
+
+
+def test_a_note_is_written_although_nobody_waits_for_it(writer: Writer) -> None:
+    writer.post(lambda: tenant("noted"))
+
+    eventually(lambda: names() == ["noted"], timeout_seconds=5)
+
+
+def test_a_note_does_not_hold_up_a_job_that_comes_after_it(writer: Writer, held_up: threading.Event) -> None:
+    writer.post(lambda: tenant("noted"))
+    job = writer.submit(lambda: tenant("waited for"))
+    held_up.set()
+    job.result(5)
+
+    eventually(lambda: names() == ["waited for", "noted"], timeout_seconds=5)
+
+
+def test_a_note_never_overtakes_a_job_that_came_before_it(writer: Writer, held_up: threading.Event) -> None:
+    jobs = [writer.submit(lambda n=n: tenant(f"job {n}")) for n in range(130)]  # type: ignore[misc]  # three groups
+    writer.post(lambda: tenant("noted"))
+    held_up.set()
+    jobs[-1].result(10)
+
+    eventually(lambda: names()[-1] == "noted", timeout_seconds=5)
+
+
+def test_notes_are_written_while_jobs_never_end(writer: Writer) -> None:
+    def again(_: Any = None) -> None:
+        if "noted" not in names():
+            writer.submit(lambda: None).add_done_callback(again)
+
+    again()
+    writer.post(lambda: tenant("noted"))
+
+    eventually(lambda: names() == ["noted"], timeout_seconds=5)
+
+
+def test_a_note_can_be_taken_back_until_it_is_written(writer: Writer) -> None:
+    note = writer.post(lambda: tenant("never"))
+    is_taken_back = note.withdraw()
+    written = writer.post(lambda: tenant("noted"))
+    eventually(lambda: names() == ["noted"], timeout_seconds=5)
+
+    assert is_taken_back
+    eventually(lambda: not written.withdraw(), timeout_seconds=5)
+
+
+def test_notes_of_one_kind_are_written_together(writer: Writer) -> None:
+    calls: list[list[str]] = []
+    writer.gather(calls.append, "one")
+    writer.gather(calls.append, "two")
+    eventually(lambda: len(calls) == 1, timeout_seconds=5)
+    writer.gather(calls.append, "three")
+    eventually(lambda: len(calls) == 2, timeout_seconds=5)
+
+    assert calls == [["one", "two"], ["three"]]
+
+
+def test_what_was_noted_is_written_before_the_writer_closes(writer: Writer) -> None:
+    writer.post(lambda: tenant("noted"))
+    writer.gather(lambda found: [tenant(name) for name in found], "gathered")
+    writer.close(timeout_seconds=5)
+
+    assert names() == ["noted", "gathered"]
+
+
+def test_a_job_that_fails_among_others_undoes_itself_alone(writer: Writer, held_up: threading.Event) -> None:
+    def fail() -> None:
+        tenant("undone")
+        Message.objects.create(id="0" * 32, tenant_id=10**9, depth=0, role="user", body={})
+        raise IntegrityError("as if the database had said so")
+
+    first, failing, last = (
+        writer.submit(lambda: tenant("first")),
+        writer.submit(fail),
+        writer.submit(lambda: tenant("last")),
     )
-    together.run(
-        [together.job("one, other", touch(one), meets=True), together.job("then other", touch(other))],
-        [together.job("other, one", touch(other), meets=True), together.job("then one", touch(one))],
-    )
+    held_up.set()
 
-    # A deadlock would have been ended by PostgreSQL, and the jobs of one of the two run again.
-    assert set(together.runs.values()) == {1}
+    assert (first.result(5).name, last.result(5).name) == ("first", "last")
+    with pytest.raises(IntegrityError):
+        failing.result(5)
+    assert names() == ["first", "last"]
 
 
-@pytest.mark.usefixtures("postgres")
-def test_leases_are_renewed_past_a_turn_that_is_being_written() -> None:
-    busy = Turn.objects.create(request_id="busy", lease_owner="me", lease_generation=1)
-    free = Turn.objects.create(request_id="free", lease_owner="me", lease_generation=1)
-    writer, is_writing, may_end = Writer(), threading.Event(), threading.Event()
+def test_a_note_that_fails_is_logged_and_the_next_one_is_written(
+    writer: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise ValueError("no such thing")
 
-    def write() -> None:
-        Turn.objects.filter(pk=busy.pk).update(answer="written")
-        is_writing.set()
-        may_end.wait(WAIT_SECONDS)
+    with caplog.at_level(logging.ERROR):
+        writer.post(fail)
+        writer.post(lambda: tenant("noted"))
+        eventually(lambda: "a write to the record failed" in caplog.text, timeout_seconds=5)
 
-    written = writer.submit(write)
-    is_writing.wait(WAIT_SECONDS)
-
-    audit.renew_leases("me", [busy.pk, free.pk])  # does not wait
-
-    renewed = set(Turn.objects.filter(lease_expires_at__isnull=False).values_list("request_id", flat=True))
-    may_end.set()
-    written.result(WAIT_SECONDS)
-    writer.close(timeout_seconds=WAIT_SECONDS)
-    assert renewed == {"free"}
+    eventually(lambda: names() == ["noted"], timeout_seconds=5)

@@ -19,12 +19,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
 
-from chatgateway import audit, conversations, repeats, servers
+from chatgateway import audit, finding, repeats, servers
 from chatgateway.audit import Arrival, Asked, Ending
-from chatgateway.conversations import Named
 from chatgateway.errors import AgentRunFailed
 from chatgateway.models import AgentServer, Conversation, Message, Turn
 from chatgateway.openai_api.messages import parse_messages
+from chatgateway.search import Named
 from chatgateway.turn_events import TokenCounts, TurnAnswered
 from profiles import access
 from profiles.models import Profile
@@ -88,9 +88,7 @@ class TurnMachine(RuleBasedStateMachine):
     def ask_anew(self) -> Driver:
         with transaction.atomic():
             transcript = parse_messages(BODY["messages"], accepts_images=False, accepts_remote_images=False)
-            found = conversations.find_for(
-                caller=self.caller, profile=self.profile, named=Named(), transcript=transcript
-            )
+            found = finding.find_for(caller=self.caller, profile=self.profile, named=Named(), transcript=transcript)
             return self._open(found.conversation, is_new=True)
 
     @rule(target=drivers, talk=talks)
@@ -136,7 +134,8 @@ class TurnMachine(RuleBasedStateMachine):
     def leave(self, driver: Driver, delivered: bool) -> None:
         truth = self.truth[driver.turn.pk]
         if truth.waiting:
-            audit.detach(truth.waiting.pop(), delivered=delivered)
+            request_id = truth.waiting.pop()
+            audit.delivered([(request_id, timezone.now())]) if delivered else audit.detach(request_id)
 
     @rule(driver=drivers)
     def cancel_if_nobody_waits(self, driver: Driver) -> None:
