@@ -59,7 +59,7 @@ def execute(text: str, parameters: Sequence[Any] = ()) -> Any:
 
 
 # Any number, as long as nothing else in the database locks on it.
-_PLACEMENT_LOCK = 0x6F68_6777
+PLACEMENT_LOCK = 0x6F68_6777
 
 
 def lock_placement() -> None:
@@ -69,7 +69,7 @@ def lock_placement() -> None:
     opposite orders would wait for one another. SQLite's transactions are exclusive from their beginning.
     """
     if connections[DEFAULT_DB_ALIAS].vendor == "postgresql":
-        execute("SELECT pg_advisory_xact_lock(%s)", [_PLACEMENT_LOCK])
+        execute("SELECT pg_advisory_xact_lock(%s)", [PLACEMENT_LOCK])
 
 
 def insert(rows: Sequence[models.Model], *, ignore_conflicts: bool = False) -> None:
