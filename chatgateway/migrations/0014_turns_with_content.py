@@ -8,7 +8,7 @@ class Migration(migrations.Migration):
     atomic = False
 
     dependencies = [
-        ('chatgateway', '0012_reading_replies'),
+        ('chatgateway', '0013_hourly_figures'),
         ('profiles', '0008_sign_in_identity'),
     ]
 
