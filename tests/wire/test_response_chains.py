@@ -78,6 +78,21 @@ def test_after_an_older_response_the_agent_is_forked_there(talk: Talk) -> None:
     assert talk.heard(second) == ["one", "two"]
 
 
+def test_of_two_at_once_after_one_response_the_second_is_a_branch(talk: Talk, agent_server: FakeAgentServer) -> None:
+    first = talk.say("one")
+    gate = Gate()
+    agent_server.on_message = lambda _, text: [Answer(f"Heard: {text}", gate=gate if text == "two" else None)]
+    second = talk.say("two", after=id_of(first), background=True)
+    gate.wait_until_reached()
+
+    other = talk.say("instead", after=id_of(first))
+    gate.open()
+
+    assert (second.headers[MATCH], other.headers[MATCH]) == ("header", "fork")
+    assert other.headers[CONVERSATION] != second.headers[CONVERSATION]
+    assert talk.heard(other) == ["one", "instead"]
+
+
 def test_where_the_agent_is_gone_a_new_one_is_told_what_was_said_up_to_there(talk: Talk) -> None:
     first = talk.say("one")
     second = talk.say("two", after=id_of(first))
