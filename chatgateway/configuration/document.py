@@ -45,7 +45,8 @@ class Kind:
         ]
         secrets = tuple(column.name for column in edited if isinstance(column, EncryptedTextField))
         object.__setattr__(self, "secrets", secrets)
-        object.__setattr__(self, "columns", tuple(c.name for c in edited if c.name not in secrets))
+        names = sorted((c.name for c in edited if c.name not in secrets), key=lambda name: name != self.identity)
+        object.__setattr__(self, "columns", tuple(names))  # what names a row stands first
 
     @property
     def known(self) -> set[str]:

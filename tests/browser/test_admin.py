@@ -49,8 +49,10 @@ def pages(gateway: LiveGateway) -> list[str]:
         f"chatgateway/conversation/{turn.conversation_id}/change/",
         f"profiles/profile/{profile}/change/",
         f"profiles/profile/{profile}/test/",
+        f"profiles/profile/{profile}/doctor/",
         f"chatgateway/agentserver/{server}/change/",
         f"profiles/apikey/{key}/change/",
+        f"profiles/apikey/{key}/use/",
         f"profiles/apikey/{key}/rotate/",
         f"profiles/apikey/{key}/revoke/",
     ]
