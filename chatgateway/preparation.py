@@ -16,14 +16,17 @@ from chatgateway.openai_api import structured_output
 from chatgateway.openai_api.answer_form import AnswerForm
 from chatgateway.openai_api.chat_request import LlmOverrides
 from chatgateway.openai_api.transcript import TextPart, UserPart, joined
-from chatgateway.telling import Told
+from chatgateway.telling import Later, Told
 from chatgateway.writer import writer
 from profiles.models import Profile
 
 logger = logging.getLogger(__name__)
 
-# A turn that was opened longer ago makes sure that it still has its lease before it sends its message.
-FENCE_AFTER_SECONDS = 5.0
+# A driver that knows of its lease from longer ago makes sure that it still has it before it sends its message: its
+# process may have been frozen meanwhile, and another one have sent it.
+FENCE_AFTER_SECONDS = 1.0
+# Where there is one, a clock that goes on while the machine sleeps.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,7 @@ class Assignment:
     profile: Profile
     overrides: LlmOverrides
     parts: tuple[UserPart, ...]
-    whole: Told | None = None
+    whole: Told | Later | None = None
     attached: bool = False
     form: AnswerForm = field(default_factory=AnswerForm)
     instructions: str = ""
@@ -66,7 +69,7 @@ class Preparation:
         self._whole = assignment.whole
         self._output = assignment.form.output
         self._instructions = assignment.instructions
-        self._opened = time.monotonic()
+        self._fenced = time.clock_gettime(_CLOCK)
 
     async def prepare(self, session: AgentSession) -> None:
         """Have the conversation on the session's agent-server ready for the message, and its feed open."""
@@ -96,8 +99,6 @@ class Preparation:
             return
         if self.conversation.llm_digest != digest:
             await self._note(llm_digest=digest)
-        elif time.monotonic() - self._opened > FENCE_AFTER_SECONDS:
-            await self._note()
 
     async def _fork(self, session: AgentSession) -> bool:
         """Have the agent forked where its conversation branched off. False if that cannot be done any more: then it
@@ -112,9 +113,10 @@ class Preparation:
         except (ConversationMissing, Rejected) as error:
             logger.warning("conversation %s cannot be forked: %s", at.conversation_id, error)
 
-            elided = self._whole.elided if self._whole is not None else 0
+            whole = self._whole
 
             def give_up() -> None:
+                elided = 0 if whole is None else telling.now(whole).elided
                 conversations.not_forked(conversation)
                 audit.advance(turn, match="replay", parent=None, elided_messages=elided)
 
@@ -134,14 +136,15 @@ class Preparation:
         assert server is not None
 
         def tell() -> tuple[tuple[UserPart, ...], bool]:
-            message = telling.told_again(conversation, parts, profile=profile) if whole is None else whole
+            message = telling.told_again(conversation, parts, profile=profile) if whole is None else telling.now(whole)
             if message.elided != turn.elided_messages:
                 audit.advance(turn, elided_messages=message.elided)
             return message.parts, conversations.has_directory_on(conversation, server)
 
         has_directory = keeps_directory
-        self._message = parts if whole is None else whole.parts
-        if conversation.must_be_told:
+        if whole is None or isinstance(whole, Told):
+            self._message = parts if whole is None else whole.parts
+        if conversation.must_be_told or callable(whole):
             self._message, was_left = await writer.run(tell)
             has_directory = has_directory or was_left
         spec = self._spec()
@@ -179,6 +182,8 @@ class Preparation:
             told = TextPart(text=structured_output.instruction(self._output))
             message = joined([*message, told], divider="\n\n")
         parts = message_parts(message)
+        if time.clock_gettime(_CLOCK) - self._fenced > FENCE_AFTER_SECONDS:
+            await self._note()
         if self.conversation.is_fresh_fork:
             await session.send_first(parts, llm=self._spec().llm)
             await self._note_llm()
@@ -211,7 +216,9 @@ class Preparation:
             if changes:
                 conversations.update(conversation, **changes)
 
+        asked = time.clock_gettime(_CLOCK)
         await writer.run(note)
+        self._fenced = asked
 
     async def _note_llm(self) -> None:
         """A fork has its LLM now, and is like any other conversation from here on."""

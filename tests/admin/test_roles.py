@@ -24,7 +24,7 @@ EVERYTHING = (*SEEN, "add", "delete")
 # What a role may open, by page. What is missing here is refused; a new page has to be given its place.
 EDITED = ("profiles_tenant", "profiles_apikey", "profiles_profile", "chatgateway_agentserver")
 OPEN_TO_ALL = {
-    "index", "login", "jsi18n", "password_change", "password_change_done", "search", "toggle_sidebar",
+    "index", "login", "jsi18n", "password_change", "password_change_done", "search", "toggle_sidebar", "overview_now",
     "chatgateway_turn_changelist", "chatgateway_turn_change", "chatgateway_turn_by_request",
     "chatgateway_turn_live",
     "chatgateway_conversation_changelist", "chatgateway_conversation_change",
