@@ -14,6 +14,7 @@ LOCK_FILES = (
     "agent_env/uv.lock",
     "tests/clients_env/uv.lock",
     "tests/clients_env/openai_2/uv.lock",
+    "tests/open_webui_env/uv.lock",
     "tests/node/package-lock.json",
 )
 

@@ -22,8 +22,11 @@ from profiles.models import Profile
 
 logger = logging.getLogger(__name__)
 
-# A turn that was opened longer ago makes sure that it still has its lease before it sends its message.
-FENCE_AFTER_SECONDS = 5.0
+# A driver that knows of its lease from longer ago makes sure that it still has it before it sends its message: its
+# process may have been frozen meanwhile, and another one have sent it.
+FENCE_AFTER_SECONDS = 1.0
+# Where there is one, a clock that goes on while the machine sleeps.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +69,7 @@ class Preparation:
         self._whole = assignment.whole
         self._output = assignment.form.output
         self._instructions = assignment.instructions
-        self._opened = time.monotonic()
+        self._fenced = time.clock_gettime(_CLOCK)
 
     async def prepare(self, session: AgentSession) -> None:
         """Have the conversation on the session's agent-server ready for the message, and its feed open."""
@@ -96,8 +99,6 @@ class Preparation:
             return
         if self.conversation.llm_digest != digest:
             await self._note(llm_digest=digest)
-        elif time.monotonic() - self._opened > FENCE_AFTER_SECONDS:
-            await self._note()
 
     async def _fork(self, session: AgentSession) -> bool:
         """Have the agent forked where its conversation branched off. False if that cannot be done any more: then it
@@ -179,6 +180,8 @@ class Preparation:
             told = TextPart(text=structured_output.instruction(self._output))
             message = joined([*message, told], divider="\n\n")
         parts = message_parts(message)
+        if time.clock_gettime(_CLOCK) - self._fenced > FENCE_AFTER_SECONDS:
+            await self._note()
         if self.conversation.is_fresh_fork:
             await session.send_first(parts, llm=self._spec().llm)
             await self._note_llm()
@@ -211,7 +214,9 @@ class Preparation:
             if changes:
                 conversations.update(conversation, **changes)
 
+        asked = time.clock_gettime(_CLOCK)
         await writer.run(note)
+        self._fenced = asked
 
     async def _note_llm(self) -> None:
         """A fork has its LLM now, and is like any other conversation from here on."""

@@ -25,7 +25,7 @@ from chatgateway.models import AgentServer, Conversation, Leftover, Turn
 # How old the rows of servers may be that a turn is placed by.
 KNOWN_SECONDS = 1.0
 # Any number, as long as nothing else in the database locks on it.
-_PLACEMENT_LOCK = 0x6F68_6777
+PLACEMENT_LOCK = 0x6F68_6777
 # Later than any arrival of a turn.
 _NEVER = 2**63 - 1
 # Turns that had a slot and gave it back wait as well, whatever the limit of the queue.
@@ -175,7 +175,7 @@ def lock() -> None:
     """
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_PLACEMENT_LOCK])
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [PLACEMENT_LOCK])
 
 
 def _locked_servers() -> list[AgentServer]:

@@ -9,7 +9,7 @@ import aiohttp
 from celery import shared_task
 from django.utils import timezone
 
-from chatgateway import alerts, erasures, lifetime, retention, servers, turns
+from chatgateway import alerts, erasures, hourly, lifetime, retention, servers, turns
 from chatgateway.agentserver.client import AgentServerClient, new_http_session
 from chatgateway.agentserver.exceptions import AgentServerError
 from chatgateway.agentserver.schemas import ServerInfo
@@ -71,6 +71,13 @@ def warn_of_ceilings() -> str:
     written = alerts.look(now)
     arrived, failed = alerts.send_due(now)
     return f"{written} new warnings, {arrived} sent, {failed} did not arrive"
+
+
+@shared_task(name="chatgateway.tasks.sum_up_hours")
+def sum_up_hours() -> str:
+    """Sum the turns of the hours that are over, for the charts of the admin."""
+    done = hourly.sum_up(timezone.now())
+    return f"{done.hours} hours summed{'' if done.is_complete else '; out of time, the rest in five minutes'}"
 
 
 @shared_task(name="chatgateway.tasks.apply_retention")

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.contrib.auth import REDIRECT_FIELD_NAME
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import reverse
+from django.urls import path, reverse
 
 from profiles.admin_theme import AdminSite
 
@@ -73,6 +73,15 @@ class GatewayAdminSite(AdminSite):
         from chatgateway.admin import overview
 
         return super().index(request, {"overview": overview.read(request), **(extra_context or {})})
+
+    def get_urls(self) -> list[Any]:
+        return [path("overview/now/", self.admin_view(self.overview_now), name="overview_now"), *super().get_urls()]
+
+    def overview_now(self, request: HttpRequest) -> HttpResponse:
+        """The part of the overview that keeps itself up to date."""
+        from chatgateway.admin import overview
+
+        return overview.live(request)
 
 
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:

@@ -302,14 +302,21 @@ def _database(url: str) -> dict[str, Any]:
         # A file, not memory: the writer thread, the tests and the live server each have a connection.
         config["TEST"] = {"NAME": str(Path(config["NAME"]).with_name(f"test-{os.getpid()}.sqlite3"))}
     elif config.get("ENGINE") == "django.db.backends.postgresql":
+        # A process that freezes inside a transaction (a paused machine) keeps its locks, and with them every turn of
+        # all others: the server ends what has been idle for so long. Our own transactions never pause.
+        frozen = {"options": "-c idle_in_transaction_session_timeout=10s"}
         # What the URL asks for after its "?", such as sslmode=verify-full, is the driver's.
-        config["OPTIONS"] = config.get("OPTIONS", {}) | {
-            "pool": {
-                "min_size": 1,
-                "max_size": DATABASE_POOL_SIZE,
-                "timeout": 10,
+        config["OPTIONS"] = (
+            frozen
+            | config.get("OPTIONS", {})
+            | {
+                "pool": {
+                    "min_size": 1,
+                    "max_size": DATABASE_POOL_SIZE,
+                    "timeout": 10,
+                }
             }
-        }
+        )
     else:
         raise ImproperlyConfigured("GATEWAY_DATABASE_URL must be a sqlite:/// or postgres:// URL.")
     return config

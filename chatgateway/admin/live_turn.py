@@ -26,7 +26,7 @@ from chatgateway import drivers, readings
 from chatgateway.admin import viewer
 from chatgateway.admin.turn_parts import step_html, steps_of
 from chatgateway.models import Turn
-from profiles.admin.trial import in_thread
+from profiles.self_calls import in_thread
 
 # Events are written within a second of their coming; with this a step shows within two.
 LOOK_SECONDS = 0.5

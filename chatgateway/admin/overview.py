@@ -1,30 +1,39 @@
-"""The admin's first page: what is missing, what is running, how the last day went. A handful of queries."""
+"""The admin's first page: what is to be done, what is running, and how any time went, in a dozen queries.
+
+Nothing on it is a text of a caller or an agent, so that nothing has to be recorded as read.
+"""
 
 from __future__ import annotations
 
-import datetime as dt
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlencode
 
-from django.db.models import Count, Q, QuerySet, Sum
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
+from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
 
-from chatgateway import task_log
-from chatgateway.admin.task_pages import NO_WORKER
-from chatgateway.models import AgentServer, Turn
+from chatgateway import hourly
+from chatgateway.admin import charts, overview_now, overview_range
+from chatgateway.admin.charts import Axis, Chart, Series
+from chatgateway.admin.overview_now import Now
+from chatgateway.admin.overview_range import DaysForm, Offer, Range
+from chatgateway.hourly import Figures, Sums
+from chatgateway.models import Turn
 from profiles.admin_theme import duration, moment, usd
-from profiles.models import ApiKey, Profile
+from profiles.models import ApiKey, Profile, Tenant
 
-OPEN_TURNS_SHOWN = 15
+_ROWS_SHOWN = 8
 _FAILED = (Turn.Outcome.FAILED, Turn.Outcome.TIMED_OUT, Turn.Outcome.ABANDONED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A number of the last 24 hours; `url` leads to what was counted."""
+    """A number of the chosen time; `url` leads to what was counted."""
 
     title: str
     value: str
@@ -34,159 +43,245 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Todo:
-    """Something that stands in the way of serving turns, and where to mend it."""
+class Row:
+    """What one profile, tenant or key came to. `share`: of the largest in its table, in percent."""
 
-    text: str
-    action: str
+    name: str
     url: str
+    turns_url: str
+    turns: str
+    failed: int
+    tokens: str
+    cost: str
+    share: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    title: str
+    rows: list[Row]
+    more: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    todos: list[Todo]
+    now: Now
+    range: Range
+    offers: list[Offer]
+    days: DaysForm
+    has_turns: bool
     figures: list[Figure]
-    open_turns: list[dict[str, Any]]
-    more_open: int
-    servers: list[dict[str, Any]]
+    charts: list[Chart]
+    tables: list[Table]
+    counted_since: str
+    zone: str
 
 
 def read(request: HttpRequest) -> Overview | None:
     """Return what the page shows, or None to somebody who may not see turns."""
     if not request.user.has_perm("chatgateway.view_turn"):
         return None
-    now = timezone.now()
-    servers = list(AgentServer.objects.defer("session_api_key"))
-    waiting = Turn.objects.open().count()
+    range_, days = overview_range.chosen(request.GET, timezone.now())
+    figures = hourly.read(range_.bounds)
+    in_all = figures.in_all
     return Overview(
-        todos=_todos(servers, now),
-        figures=_figures(now, waiting),
-        open_turns=_open_turns(now),
-        more_open=max(0, waiting - OPEN_TURNS_SHOWN),
-        servers=_servers(servers),
+        now=overview_now.read(request),
+        range=range_,
+        offers=overview_range.offers(range_),
+        days=days,
+        has_turns=in_all.turns > 0,
+        figures=_figures(range_, figures, in_all),
+        charts=_charts(range_, figures) if in_all.turns else [],
+        tables=list(_tables(request, range_, figures)) if in_all.turns else [],
+        counted_since=moment(figures.counted_since),
+        zone=timezone.get_current_timezone_name(),
     )
 
 
-def _todos(servers: list[AgentServer], now: dt.datetime) -> list[Todo]:
-    todos = []
-    active = [server for server in servers if server.state == AgentServer.State.ACTIVE]
-    if not servers:
-        todos.append(
-            _todo("Agents need an agent-server to run on.", "Add an agent-server", "chatgateway_agentserver_add")
-        )
-    elif not active:
-        todos.append(
-            _todo(
-                "No agent-server is active: every turn waits or fails.",
-                "Agent-servers",
-                "chatgateway_agentserver_changelist",
-            )
-        )
-    elif all(server.health == AgentServer.Health.DOWN for server in active):
-        todos.append(
-            _todo("No agent-server answers: every turn fails.", "See why", "chatgateway_agentserver_changelist")
-        )
-    if not Profile.objects.usable().exists():
-        todos.append(
-            _todo(
-                "There is no enabled profile: callers see an empty list of models.",
-                "Add a profile",
-                "profiles_profile_add",
-            )
-        )
-    if not ApiKey.objects.usable(now=now).exists():
-        todos.append(_todo("Nobody can call yet: there is no live API key.", "Make a key", "profiles_apikey_add"))
-    if task_log.is_silent(now=now):
-        todos.append(_todo(NO_WORKER, "Background tasks", "chatgateway_taskrun_changelist"))
-    return todos
+def live(request: HttpRequest) -> TemplateResponse:
+    """The part that keeps itself up to date, by itself."""
+    if not request.user.has_perm("chatgateway.view_turn"):
+        raise PermissionDenied
+    response = TemplateResponse(request, "chatgateway/admin/overview_now.html", {"now": overview_now.read(request)})
+    response["Cache-Control"] = "no-store, private"
+    return response
 
 
-def _todo(text: str, action: str, name: str) -> Todo:
-    return Todo(text=text, action=action, url=reverse(f"admin:{name}"))
+# --- figures --------------------------------------------------------------------------------------------------------
 
 
-def _figures(now: dt.datetime, waiting: int) -> list[Figure]:
-    day: QuerySet[Turn] = Turn.objects.filter(opened_at__gte=now - dt.timedelta(hours=24)).order_by()
-    spent = Q(input_tokens__gt=0) | Q(output_tokens__gt=0)
-    counted = day.aggregate(
-        turns=Count("pk"),
-        answered=Count("pk", filter=Q(outcome=Turn.Outcome.ANSWERED)),
-        failed=Count("pk", filter=Q(outcome__in=_FAILED)),
-        refused=Count("pk", filter=Q(outcome=Turn.Outcome.REFUSED)),
-        saved=Count("pk", filter=Q(kind=Turn.Kind.HOUSEKEEPING, outcome=Turn.Outcome.ANSWERED)),
-        saved_cost=Sum("cost_usd", filter=Q(kind=Turn.Kind.HOUSEKEEPING)),
-        tokens_in=Sum("input_tokens"),
-        tokens_out=Sum("output_tokens"),
-        cost=Sum("cost_usd"),
-        unpriced=Count("pk", filter=spent & Q(cost_usd__isnull=True)),
-    )
-    turns = reverse("admin:chatgateway_turn_changelist")
-    unpriced: int = counted["unpriced"]
-    cost: Decimal | None = counted["cost"]
+def _figures(range_: Range, figures: Figures, in_all: Sums) -> list[Figure]:
+    times = figures.all_times
+    ended = in_all.answered + in_all.failed
+    share = f", {in_all.failed / ended:.1%} of those that ran" if in_all.failed and ended else ""
+    price = usd(in_all.cost_usd) if in_all.cost_usd else "unknown" if in_all.unpriced else "$0"
+    unpriced = f"and {in_all.unpriced:,} turn{'s' * (in_all.unpriced != 1)} of unknown price" if in_all.unpriced else ""
     return [
         Figure(
             title="Turns",
-            value=f"{counted['turns']:,}",
-            note=f"{counted['answered']:,} answered",
-            url=f"{turns}?within=24h",
+            value=f"{in_all.turns:,}",
+            note=f"{in_all.answered:,} answered, {in_all.cancelled:,} cancelled",
+            url=_turns_url(range_),
         ),
         Figure(
             title="Failed",
-            value=f"{counted['failed']:,}",
-            note=f"{counted['refused']:,} refused",
-            url=f"{turns}?within=24h&outcome__in={','.join(_FAILED)}",
-            is_bad=counted["failed"] > 0,
+            value=f"{in_all.failed:,}",
+            note=f"{in_all.refused:,} more refused{share}",
+            url=_turns_url(range_, outcome__in=",".join(_FAILED)),
+            is_bad=in_all.failed > 0,
         ),
+        Figure(
+            title="First text after",
+            value=duration(hourly.percentile(times.first_text, 50)) or "–",
+            note=_slowest(hourly.percentile(times.first_text, 95)),
+        ),
+        Figure(
+            title="Tokens", value=f"{in_all.tokens:,}", note=f"{in_all.input_tokens:,} in, {in_all.output_tokens:,} out"
+        ),
+        Figure(title="Cost", value=price, note=unpriced),
         Figure(
             title="Agent runs saved",
-            value=f"{counted['saved']:,}",
-            note=f"housekeeping calls, {usd(counted['saved_cost']) or '$0'}",
-            url=f"{turns}?within=24h&kind__exact={Turn.Kind.HOUSEKEEPING}",
-        ),
-        Figure(title="Open now", value=f"{waiting:,}", url=f"{turns}?outcome__exact=open"),
-        Figure(
-            title="Tokens",
-            value=f"{(counted['tokens_in'] or 0) + (counted['tokens_out'] or 0):,}",
-            note=f"{counted['tokens_in'] or 0:,} in, {counted['tokens_out'] or 0:,} out",
-        ),
-        Figure(
-            title="Cost",
-            value=usd(cost) or ("unknown" if unpriced else "$0"),
-            note=f"and {unpriced:,} turn{'' if unpriced == 1 else 's'} of unknown price" if unpriced else "",
+            value=f"{in_all.saved:,}",
+            note=f"housekeeping calls, {usd(in_all.saved_cost_usd) or '$0'}",
+            url=_turns_url(range_, kind__exact=Turn.Kind.HOUSEKEEPING),
         ),
     ]
 
 
-def _open_turns(now: dt.datetime) -> list[dict[str, Any]]:
-    columns = ("opened_at", "tenant_name", "model_id", "phase", "server_url")
+def _slowest(seconds: float | None) -> str:
+    return "" if seconds is None else f"half of the turns; 95 % after {duration(seconds)}"
+
+
+def _turns_url(range_: Range, **more: object) -> str:
+    """The list of the turns that were counted; empty where it cannot be narrowed to them."""
+    if not range_.query:
+        return ""
+    return f"{reverse('admin:chatgateway_turn_changelist')}?{range_.query}{'&' if more else ''}{urlencode(more)}"
+
+
+# --- charts ---------------------------------------------------------------------------------------------------------
+
+
+def _charts(range_: Range, figures: Figures) -> list[Chart]:
+    places = range(len(figures.parts))
+    axis = Axis(labels=[range_.label(place) for place in places], told=[range_.told(place) for place in places])
+
+    def summed(title: str, kind: str, value: Callable[[Sums], float | Decimal]) -> Series:
+        return Series(title=title, kind=kind, values=[float(value(part)) for part in figures.parts])
+
+    def taken(which: str) -> list[Series]:
+        return [
+            Series(
+                title=title,
+                kind=kind,
+                values=[hourly.percentile(getattr(times, which), percent) for times in figures.times],
+            )
+            for title, kind, percent in (("half within", "info", 50), ("95 % within", "warn", 95))
+        ]
+
+    def each(title: str) -> str:
+        return f"{title} per {range_.part}"
+
     return [
-        {
-            "url": reverse("admin:chatgateway_turn_change", args=[turn.pk]),
-            "at": moment(turn.opened_at, seconds=True),
-            "age": duration((now - turn.opened_at).total_seconds()),
-            "tenant": turn.tenant_name,
-            "model": turn.model_id,
-            "phase": turn.get_phase_display(),
-            "server": turn.server_url,
-        }
-        for turn in Turn.objects.open().only(*columns).order_by("arrival")[:OPEN_TURNS_SHOWN]
+        charts.bars(
+            "turns",
+            each("Turns"),
+            [
+                summed("answered", "good", lambda part: part.answered),
+                summed("failed", "bad", lambda part: part.failed),
+                summed("refused", "warn", lambda part: part.refused),
+                summed("cancelled or open", "quiet", _others),
+            ],
+            written=_count,
+            axis=axis,
+        ),
+        charts.bars(
+            "cost", each("Cost"), [summed("USD", "info", lambda part: part.cost_usd)], written=_money, axis=axis
+        ),
+        charts.bars(
+            "tokens",
+            each("Tokens"),
+            [
+                summed("in", "info", lambda part: part.input_tokens),
+                summed("out", "good", lambda part: part.output_tokens),
+            ],
+            written=_count,
+            axis=axis,
+        ),
+        charts.lines(
+            "queue",
+            "Waiting for an agent-server",
+            taken("queue"),
+            written=duration,
+            about="Until a place was free.",
+            axis=axis,
+        ),
+        charts.lines(
+            "first-text", "First text", taken("first_text"), written=duration, about="From the request on.", axis=axis
+        ),
+        charts.lines("total", "Whole turn", taken("total"), written=duration, about="From the request on.", axis=axis),
     ]
 
 
-def _servers(servers: list[AgentServer]) -> list[dict[str, Any]]:
-    counted = Turn.objects.holding_a_slot().order_by().values_list("agent_server_id").annotate(n=Count("pk"))
-    running = dict(counted)
-    return [
-        {
-            "url": reverse("admin:chatgateway_agentserver_change", args=[server.pk]),
-            "name": server.name,
-            "state": server.state,
-            "health": server.get_health_display(),
-            "kind": {"up": "success", "down": "danger"}.get(server.health, "default"),
-            "checked": moment(server.health_checked_at),
-            "message": server.health_message,
-            "load": f"{running.get(server.pk, 0)} / {server.capacity}",
-            "version": server.version,
-        }
-        for server in servers
-    ]
+def _others(part: Sums) -> int:
+    return part.turns - part.answered - part.failed - part.refused
+
+
+def _count(number: float) -> str:
+    for limit, unit in ((1e9, "bn"), (1e6, "m"), (1e4, "k")):
+        if number >= limit:
+            return f"{number / (1e3 if unit == 'k' else limit):,.1f} {unit}"
+    return f"{number:,.0f}"
+
+
+def _money(amount: float) -> str:
+    return usd(Decimal(str(amount)))
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+# (title, which of a turn's ids, model, permission to see it, page of one, filter of turns)
+_GROUPS: tuple[tuple[str, int, type[Tenant | ApiKey | Profile], str, str, str], ...] = (
+    ("By profile", 2, Profile, "profiles.view_profile", "profiles_profile_change", "profile__id__exact"),
+    ("By tenant", 0, Tenant, "profiles.view_tenant", "profiles_tenant_change", "tenant__id__exact"),
+    ("By key", 1, ApiKey, "profiles.view_apikey", "profiles_apikey_change", "api_key__id__exact"),
+)
+
+
+def _tables(request: HttpRequest, range_: Range, figures: Figures) -> Iterable[Table]:
+    for title, place, model, permission, page, filter_name in _GROUPS:
+        if not request.user.has_perm(permission):
+            continue
+        grouped: dict[int | None, Sums] = {}
+        for whose, sums in figures.by_whose.items():
+            grouped.setdefault(whose[place], Sums()).add(sums)
+        ranked = sorted(grouped.items(), key=lambda one: (one[1].cost_usd, one[1].turns), reverse=True)
+        shown = ranked[:_ROWS_SHOWN]
+        names = hourly.names_of([pk for pk, _ in shown if pk is not None], model)
+        living = set(model._default_manager.filter(pk__in=names).values_list("pk", flat=True))
+        most = max((_weight(sums, ranked) for _, sums in shown), default=0)
+        rows = [
+            Row(
+                name=names.get(pk or 0, "none, or deleted"),
+                url=reverse(f"admin:{page}", args=[pk]) if pk in living else "",
+                turns_url=_turns_url(range_, **{filter_name: pk}) if pk in living else "",
+                turns=f"{sums.turns:,}",
+                failed=sums.failed,
+                tokens=_count(sums.tokens),
+                cost=_cost(sums),
+                share=round(100 * _weight(sums, ranked) / most) if most else 0,
+            )
+            for pk, sums in shown
+        ]
+        yield Table(title=title, rows=rows, more=len(ranked) - len(shown))
+
+
+def _weight(sums: Sums, ranked: list[Any]) -> float:
+    """What a bar shows: the cost, or the turns where nothing has cost anything."""
+    return float(sums.cost_usd) if ranked[0][1].cost_usd else float(sums.turns)
+
+
+def _cost(sums: Sums) -> str:
+    if sums.cost_usd:
+        return f"{usd(sums.cost_usd)}{' +' if sums.unpriced else ''}"
+    return "unknown" if sums.unpriced else "$0"

@@ -18,6 +18,7 @@ from chatgateway.agentserver.client import AgentServerClient, new_http_session
 from chatgateway.agentserver.exceptions import AgentServerError, Rejected, TooOld, Unauthorized, Unreachable
 from chatgateway.agentserver.schemas import ServerInfo
 from chatgateway.models import AgentServer
+from profiles import self_calls
 from profiles.admin import trial
 from profiles.admin.trial import Line, PromptForm
 from profiles.admin_theme import duration
@@ -81,7 +82,7 @@ def _page(model_admin: Any, request: HttpRequest, server: AgentServer) -> Templa
         "parts": _PARTS,
         "warning": "With a profile chosen, its LLM is called, which may cost money, and an agent with tools acts "
         "without asking.",
-        "seconds": trial.LONGEST_SECONDS + 10,
+        "seconds": self_calls.LONGEST_SECONDS + 10,
     }
     return TemplateResponse(request, "profiles/admin/trial.html", context)
 
@@ -100,9 +101,11 @@ async def _lines(server: AgentServer, profile: Profile | None, prompt: str, *, u
     if server.state == AgentServer.State.DISABLED:
         yield {"part": "turn", "state": "skipped", "note": "Not run: the server is disabled."}
         return
-    seconds = trial.seconds_for(profile)
-    async with trial.short_lived_key(profile, username=username, seconds=seconds) as (key, key_text):
-        conversation = await trial.in_thread(lambda: conversations.reserve(api_key=key, profile=profile, server=server))
+    seconds = self_calls.seconds_for(profile)
+    async with self_calls.short_lived_key(profile, purpose=f"Test by {username}", seconds=seconds) as (key, key_text):
+        conversation = await self_calls.in_thread(
+            lambda: conversations.reserve(api_key=key, profile=profile, server=server)
+        )
         async for line in trial.whole_turn(
             model_id=profile.model_id,
             prompt=prompt,
@@ -121,10 +124,10 @@ async def _info(server: AgentServer) -> AsyncIterator[Line]:
             info = await client.server_info(timeout_seconds=INFO_SECONDS)
     except AgentServerError as error:
         note = _explained(error)
-        await trial.in_thread(lambda: servers.note_health(server, is_up=False, message=note))
+        await self_calls.in_thread(lambda: servers.note_health(server, is_up=False, message=note))
         yield {"part": "info", "state": "failed", "note": note}
         return
-    await trial.in_thread(lambda: _note_up(server, info))
+    await self_calls.in_thread(lambda: _note_up(server, info))
     tools = ", ".join(sorted(info.usable_tools)) or "none"
     about = f"Version {info.version}, up for {duration(info.uptime_seconds)}. It takes our session API key."
     yield {"part": "info", "state": "ok", "note": f"{about} Tools: {tools}."}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 from django.contrib import admin, messages
@@ -15,19 +16,20 @@ from profiles.admin_theme import ReadOnlyAdmin, column, duration, moment
 NO_WORKER = "No worker runs: agent-servers are not probed and nothing is cleaned up. Turns are served all the same."
 
 # What each task is for, in the words of somebody who looks after the gateway.
-_PURPOSES = {
+PURPOSES = {
     "chatgateway.tasks.probe_servers": "Probe agent-servers",
     "chatgateway.tasks.expire_conversations": "End conversations that are idle or too many",
     "chatgateway.tasks.remove_leftovers": "Remove what they leave on agent-servers",
     "chatgateway.tasks.release_idempotency_keys": "Release idempotency keys of a day ago",
     "chatgateway.tasks.warn_of_ceilings": "Warn of ceilings that are nearly used up",
+    "chatgateway.tasks.sum_up_hours": "Sum up past hours for the overview",
     "chatgateway.tasks.apply_retention": "Remove texts and turns that are kept no longer",
     "chatgateway.tasks.erase_end_users": "Delete end users' data that was asked to be deleted",
     "chatgateway.tasks.recover_turns": "Recover turns whose process died",
     "profiles.tasks.refresh_catalogues": "Refresh prices",
     "profiles.tasks.sweep_keys": "Delete ended key secrets",
 }
-_OUTCOMES = {"done": "success", "failed": "danger", "running": "info", "died": "danger", "overdue": "warning"}
+STATES = {"done": "success", "failed": "danger", "running": "info", "died": "danger", "overdue": "warning"}
 
 
 @admin.register(TaskRun)
@@ -53,15 +55,15 @@ class TaskRunAdmin(ReadOnlyAdmin[TaskRun]):
 
     @column("task", ordering="name")
     def purpose(self, row: TaskRun) -> str:
-        return _PURPOSES.get(row.name, row.name)
+        return PURPOSES.get(row.name, row.name)
 
-    @column("last run", labels=_OUTCOMES)
+    @column("last run", labels=STATES)
     def state(self, row: TaskRun) -> tuple[str, str]:
-        return _state(row)
+        return state_of(row, now=timezone.now())
 
     @column("last run")
     def state_told(self, row: TaskRun) -> str:
-        return _state(row)[1]
+        return state_of(row, now=timezone.now())[1]
 
     @column("began", ordering="started_at")
     def began(self, row: TaskRun) -> str:
@@ -82,9 +84,8 @@ class TaskRunAdmin(ReadOnlyAdmin[TaskRun]):
         return f"{seconds} s"
 
 
-def _state(row: TaskRun) -> tuple[str, str]:
-    """What is to be said of the last run, and in which words."""
-    now = timezone.now()
+def state_of(row: TaskRun, *, now: dt.datetime) -> tuple[str, str]:
+    """What is to be said of the last run, and in which words; `STATES` gives the colour."""
     if task_log.has_died(row, now=now):
         return "died", "did not end"
     if task_log.is_overdue(row, now=now):

@@ -242,6 +242,8 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
         if not self.has_stop_permission(request):
             raise PermissionDenied
         self._stop(request, [turn.pk])
+        if "from_overview" in request.POST:
+            return HttpResponseRedirect(reverse("admin:index"))
         if "from_conversation" in request.POST and turn.conversation_id is not None:
             return HttpResponseRedirect(reverse("admin:chatgateway_conversation_change", args=[turn.conversation_id]))
         return HttpResponseRedirect(reverse("admin:chatgateway_turn_change", args=[turn.pk]))

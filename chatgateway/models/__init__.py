@@ -7,6 +7,7 @@ from chatgateway.models.agent_servers import AgentServer
 from chatgateway.models.background import TaskRun
 from chatgateway.models.books import Alert, DailyUsage, LedgerEntry
 from chatgateway.models.conversations import ClientChat, Conversation, Image, Message
+from chatgateway.models.figures import HourlyTimes, HourlyTraffic
 from chatgateway.models.governance import Erasure, TranscriptReading
 from chatgateway.models.leftovers import Leftover
 from chatgateway.models.turns import RESPONSES, Attempt, Event, Frame, Turn
@@ -22,6 +23,8 @@ __all__ = [
     "Erasure",
     "Event",
     "Frame",
+    "HourlyTimes",
+    "HourlyTraffic",
     "Image",
     "LedgerEntry",
     "Leftover",

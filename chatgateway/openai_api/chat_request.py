@@ -158,7 +158,7 @@ def _client_tools(raw: dict[str, Any], *, policy: ClientTools, ignored: list[str
         if not raw.get(tools) and chosen in (None, "auto"):
             continue
         name = tools if raw.get(tools) else choice
-        if policy == "reject":
+        if policy == "reject" and not (chosen in (None, "auto") and _are_a_chat_uis(raw.get(tools))):
             raise InvalidRequest(
                 "This model is an agent with tools of its own and does not call the client's. "
                 f"Leave '{name}' out, or ask the administrator to let the profile ignore tools of clients.",
@@ -170,12 +170,23 @@ def _client_tools(raw: dict[str, Any], *, policy: ClientTools, ignored: list[str
     return are_sent
 
 
+def _are_a_chat_uis(tools: Any) -> bool:
+    """Whether a chat UI sends them by itself, with every message: its user asked for none and could leave none out.
+
+    Open WebUI 0.12 sends some forty (tools/builtin.py), which it wants called if the model likes.
+    """
+    functions = [tool["function"] for tool in tools or () if isinstance(tool.get("function"), dict)]
+    return {str(function.get("name")) for function in functions} >= _OPEN_WEBUI_TOOLS
+
+
 def _unknown(raw: dict[str, Any]) -> list[str]:
     """What was sent beside OpenAI's parameters: by chat UIs and proxies, or by mistake."""
     sent = (name for name, value in raw.items() if value is not None and name not in _KNOWN)
     return [name for name in sent if _FIT_TO_NAME.fullmatch(name)][:MAX_UNKNOWN_NAMED]
 
 
+# Those two of Open WebUI's own that nobody else is likely to have together.
+_OPEN_WEBUI_TOOLS = frozenset({"get_current_timestamp", "calculate_timestamp"})
 _KNOWN = frozenset(parameter.name for parameter in PARAMETERS)
 
 

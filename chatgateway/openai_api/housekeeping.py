@@ -90,6 +90,12 @@ PATTERNS = (
         further=_HISTORY,
     ),
     Pattern(
+        task="follow_ups",
+        source="Open WebUI 0.12, the same",
+        opening="### Task: Predict 3-5 useful messages this user might naturally send next",
+        further=_HISTORY,
+    ),
+    Pattern(
         task="queries",
         source=_OPEN_WEBUI.format("QUERY_GENERATION"),
         opening="### Task: Analyze the chat history to determine the necessity of generating search queries",

@@ -284,7 +284,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "refuse",
         _objects,
         "Only an empty list, or with `tool_choice: none`: agents have tools of their own. "
-        "A profile can be set to ignore the caller's tools instead.",
+        "A profile can be set to ignore the caller's tools instead. Those that Open WebUI sends of itself are ignored.",
     ),
     _row("tool_choice", "refuse", _tool_choice, "Only `none` and `auto`; treated as `tools`."),
     _row("parallel_tool_calls", "ignore", _boolean, "The agent decides how it uses its tools."),

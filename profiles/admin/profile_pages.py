@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from profiles import access
 from profiles.admin import model_checks
+from profiles.admin.profile_doctor import doctor_page
 from profiles.admin.profile_form import ProfileForm
 from profiles.admin.profile_trial import trial_page
 from profiles.admin.recorded import RecordedAdmin
@@ -85,7 +86,7 @@ class ProfileAdmin(RecordedAdmin[Profile]):
     list_select_related = ("owner",)
     autocomplete_fields = ("owner",)
     readonly_fields = ("known_of_model", "known_of_utility_model")
-    actions_detail = ("try_out", "turns_of", "retention")
+    actions_detail = ("try_out", "doctor", "turns_of", "retention")
     change_form_before_template = "profiles/admin/profile_notices.html"
     fieldsets = (
         (None, {"fields": ("slug", "description", "is_enabled", "owner")}),
@@ -296,6 +297,10 @@ class ProfileAdmin(RecordedAdmin[Profile]):
     @detail_action("Test", path="test", icon="play_arrow", permissions=("try",))
     def try_out(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
         return trial_page(self, request, object_id)
+
+    @detail_action("Doctor", path="doctor", icon="stethoscope", permissions=("try",))
+    def doctor(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
+        return doctor_page(self, request, object_id)
 
     @detail_action("Its turns", path="turns", icon="forum", permissions=("view",))
     def turns_of(self, request: HttpRequest, object_id: str) -> HttpResponseBase:

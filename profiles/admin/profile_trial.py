@@ -11,7 +11,7 @@ from django.http import Http404, HttpRequest, JsonResponse
 from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 
-from profiles import llm_client
+from profiles import llm_client, self_calls
 from profiles.admin import trial
 from profiles.admin.trial import Line, PromptForm
 from profiles.exceptions import LlmCallFailed, LlmProcessDown
@@ -59,7 +59,7 @@ def _page(model_admin: Any, request: HttpRequest, profile: Profile) -> TemplateR
             if profile.has_tools
             else "The profile has no tools: its agent can only answer."
         ),
-        "seconds": trial.seconds_for(profile),
+        "seconds": self_calls.seconds_for(profile),
     }
     return TemplateResponse(request, "profiles/admin/trial.html", context)
 
@@ -75,8 +75,8 @@ async def _lines(profile: Profile, prompt: str, *, username: str) -> AsyncIterat
     if not profile.is_enabled:
         yield {"part": "turn", "state": "skipped", "note": "Not run: the profile is disabled, callers get “not found”."}
         return
-    seconds = trial.seconds_for(profile)
-    async with trial.short_lived_key(profile, username=username, seconds=seconds) as (_, key_text):
+    seconds = self_calls.seconds_for(profile)
+    async with self_calls.short_lived_key(profile, purpose=f"Test by {username}", seconds=seconds) as (_, key_text):
         async for line in trial.whole_turn(
             model_id=profile.model_id, prompt=prompt, key_text=key_text, seconds=seconds
         ):

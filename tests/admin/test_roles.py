@@ -24,7 +24,7 @@ EVERYTHING = (*SEEN, "add", "delete")
 # What a role may open, by page. What is missing here is refused; a new page has to be given its place.
 EDITED = ("profiles_tenant", "profiles_apikey", "profiles_profile", "chatgateway_agentserver")
 OPEN_TO_ALL = {
-    "index", "login", "jsi18n", "password_change", "password_change_done", "search", "toggle_sidebar",
+    "index", "login", "jsi18n", "password_change", "password_change_done", "search", "toggle_sidebar", "overview_now",
     "chatgateway_turn_changelist", "chatgateway_turn_change", "chatgateway_turn_by_request",
     "chatgateway_turn_live", "chatgateway_turn_totals", "chatgateway_conversation_totals",
     "chatgateway_conversation_changelist", "chatgateway_conversation_change",
@@ -41,7 +41,7 @@ ACCOUNTS = {
     *(f"{model}_history" for model in (*EDITED, "auth_user", "auth_group")),
 }  # fmt: skip
 RUNNING = {
-    "profiles_profile_try_out", "chatgateway_agentserver_try_out", "chatgateway_agentserver_drain",
+    "profiles_profile_try_out", "profiles_profile_doctor", "chatgateway_agentserver_try_out", "chatgateway_agentserver_drain",
     "chatgateway_agentserver_activate", "chatgateway_agentserver_disable",
     *(f"chatgateway_taskrun_{page}" for page in SEEN),
 }  # fmt: skip
@@ -109,6 +109,7 @@ ACTIONS: list[tuple[str, Any, dict[str, Any], set[str]]] = [
     ("profiles_profile_change", Profile, {"slug": "renamed"}, {"administrator"}),
     ("profiles_profile_delete", Profile, {"post": "yes"}, {"administrator"}),
     ("profiles_profile_try_out", Profile, {"prompt": ""}, {"administrator", "operator"}),
+    ("profiles_profile_doctor", Profile, {}, {"administrator", "operator"}),
     ("profiles_tenant_change", Tenant, {"name": "renamed"}, {"administrator"}),
     ("chatgateway_agentserver_change", AgentServer, {"name": "renamed"}, {"administrator"}),
     ("chatgateway_agentserver_try_out", AgentServer, {"prompt": ""}, {"administrator", "operator"}),

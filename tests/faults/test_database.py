@@ -9,8 +9,10 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from django.db import connection
+from django.db import DatabaseError, connection
+from django.db.backends.base.base import BaseDatabaseWrapper
 
+from chatgateway import servers
 from chatgateway.models import Turn
 from tests.fakes.agent_script import Gate
 from tests.faults import calls
@@ -39,6 +41,34 @@ def locked_database() -> Iterator[None]:
             cursor.execute("LOCK TABLE chatgateway_turn IN EXCLUSIVE MODE")
         yield
         cursor.execute("ROLLBACK")
+
+
+@contextlib.contextmanager
+def frozen_writer() -> Iterator[BaseDatabaseWrapper]:
+    """A process that stopped inside a transaction, with the lock that turns are opened under."""
+    frozen = connection.copy()
+    frozen.set_autocommit(False)
+    with frozen.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [servers.PLACEMENT_LOCK])
+    try:
+        yield frozen
+    finally:
+        frozen.close()
+
+
+@pytest.mark.usefixtures("postgres")
+@pytest.mark.scenario("A process freezes while it holds the lock that turns are opened under, and stays frozen")
+def test_a_process_that_freezes_in_a_transaction_holds_up_nobody_for_long(site: Site) -> None:
+    site.agent()
+    gateway = site.gateway()
+    site.plays(lasting(0.2))
+    with frozen_writer() as frozen:
+        made = [one.result(60) for one in site.asking_both(gateway.url)]
+        with pytest.raises(DatabaseError):
+            frozen.cursor().execute("SELECT 1")
+
+    assert [call.told for call in made if not call.is_answered] == []
+    site.settle(answered=2)
 
 
 @pytest.mark.scenario("Somebody else locks the database in mid-run, for longer than a lease's renewal")

@@ -24,9 +24,11 @@ OUR_COMMANDS = (
     "llm",
     "bootstrap",
     "mint_key",
+    "doctor",
     "reset_admin_password",
     "rotate_secrets",
     "delete_end_user",
+    "backup",
 )
 
 

@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 from django.utils import timezone
 
+from chatgateway import hourly
 from chatgateway.models import Conversation, Turn
 from chatgateway.seeding import cast, history, tasks
 
@@ -44,6 +45,9 @@ class Command(BaseCommand):
             if options["verbosity"] > 1:
                 self.stderr.write(f"{written:,} turns")
         cast.stamp_use(people)
+        hourly.forget(since=now - dt.timedelta(days=amounts.days + 1))
+        while not hourly.sum_up(now).is_complete:
+            pass
         self.stdout.write(f"{written:,} turns of the last {amounts.days} days were written.")
 
 

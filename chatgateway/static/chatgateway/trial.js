@@ -46,8 +46,9 @@ async function readLines(response, take) {
 }
 
 function reset(part) {
-  for (const name of ["step", "answer"]) part.querySelector(`[data-${name}]`).textContent = "";
-  for (const name of ["state", "note", "steps", "answers", "link"]) part.querySelector(`[data-${name}]`).hidden = true;
+  for (const text of part.querySelectorAll("[data-step], [data-answer]")) text.textContent = "";
+  const shown = "[data-state], [data-note], [data-steps], [data-answers], [data-link]";
+  for (const element of part.querySelectorAll(shown)) element.hidden = true;
 }
 
 function show(line) {

@@ -142,6 +142,23 @@ def test_tools_of_the_client_are_refused_or_ignored_as_the_profile_says(sent: di
     assert request.client_tools_sent == (name in ("tools", "functions"))
 
 
+def named(*names: str) -> list[dict[str, Any]]:
+    return [{"type": "function", "function": {"name": name, "parameters": {}}} for name in names]
+
+
+def test_tools_that_open_webui_sends_of_itself_are_ignored_and_a_choice_of_one_is_not() -> None:
+    tools = named("get_current_timestamp", "calculate_timestamp", "search_chats")
+
+    request = parsed(MINIMAL | {"tools": tools})
+
+    assert request.ignored == ("tools",)
+    assert request.client_tools_sent
+    with pytest.raises(InvalidRequest):
+        parsed(MINIMAL | {"tools": tools, "tool_choice": "required"})
+    with pytest.raises(InvalidRequest):
+        parsed(MINIMAL | {"tools": named("get_current_timestamp", "search_chats")})
+
+
 @pytest.mark.parametrize(
     "sent",
     [

@@ -58,6 +58,10 @@ OPEN_WEBUI_FOLLOW_UPS = (
     "conversation as a **user**, based on the chat history, to help continue or deepen the discussion.\n"
     f'### Output:\nJSON format: {{ "follow_ups": ["Question 1?"] }}\n{HISTORY}'
 )
+OPEN_WEBUI_NEXT_MESSAGES = (
+    "### Task:\nPredict 3-5 useful messages this user might naturally send next to advance their current objective.\n"
+    f'### Output:\nJSON format: {{ "follow_ups": ["Suggested next message 1"] }}\n{HISTORY}'
+)
 OPEN_WEBUI_QUERIES = (
     "### Task:\nAnalyze the chat history to determine the necessity of generating search queries, in the given "
     "language. By default, **prioritize generating 1-3 broad and relevant search queries** unless it is certain that "
@@ -123,6 +127,7 @@ SHAPES = {
     "Open WebUI title of old": ("title", [user(OPEN_WEBUI_TITLE_OF_OLD)]),
     "Open WebUI tags": ("tags", [user(OPEN_WEBUI_TAGS)]),
     "Open WebUI follow-ups": ("follow_ups", [user(OPEN_WEBUI_FOLLOW_UPS)]),
+    "Open WebUI next messages": ("follow_ups", [user(OPEN_WEBUI_NEXT_MESSAGES)]),
     "Open WebUI queries": ("queries", [user(OPEN_WEBUI_QUERIES)]),
     "Open WebUI image prompt": ("image_prompt", [user(OPEN_WEBUI_IMAGE_PROMPT)]),
     "Open WebUI autocompletion": ("autocomplete", [user(OPEN_WEBUI_AUTOCOMPLETE)]),
@@ -205,6 +210,7 @@ TEMPLATES = {
     "Open WebUI title of old": "How do I bake bread",
     "Open WebUI tags": {"tags": ["General"]},
     "Open WebUI follow-ups": {"follow_ups": []},
+    "Open WebUI next messages": {"follow_ups": []},
     "Open WebUI queries": {"queries": []},
     "Open WebUI image prompt": {"prompt": "How do I bake bread?"},
     "Open WebUI autocompletion": {"text": ""},

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('chatgateway', '0012_reading_replies'),
+        ('chatgateway', '0013_hourly_figures'),
         ('profiles', '0008_sign_in_identity'),
     ]
 
