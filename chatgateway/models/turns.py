@@ -216,6 +216,13 @@ class Turn(models.Model):
             models.Index(fields=["-opened_at"], name="turn_newest"),  # the admin's list
             models.Index(fields=["tenant", "-opened_at"], name="turn_of_tenant"),  # filter by tenant
             models.Index(fields=["profile", "-opened_at"], name="turn_of_profile"),  # last turn, failures in 24 h
+            # retention.sweep: what is to lose its texts next. Before it in the order of time lies all that lost them
+            # already, in the end almost every turn there is.
+            models.Index(
+                fields=["profile", "opened_at"],
+                name="turn_with_content",
+                condition=Q(content_removed_at__isnull=True),
+            ),
             models.Index(fields=["conversation", "arrival"], name="turn_in_conversation"),  # whose turn it is
             models.Index(fields=["api_key", "-opened_at"], name="turn_of_key"),  # ceilings.admit; filter by key
             # the admin's filter by end user, and erasures
