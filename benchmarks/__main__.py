@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks import profiling, report, soak, suite
+from benchmarks import profiling, report, retention_cost, simulation, soak, suite
 from benchmarks.targets import ROOT
 
 DEFAULT_POSTGRES = "postgresql://postgres@127.0.0.1:5432/postgres"
@@ -44,6 +44,19 @@ def main() -> None:
     long.add_argument("--postgres", default=os.environ.get("BENCHMARK_POSTGRES_URL", DEFAULT_POSTGRES), metavar="URL")
     long.add_argument("--out", type=Path, metavar="DIR", help="also write soak.md and soak.json there")
     long.set_defaults(command=_soak)
+
+    kept = commands.add_parser("retention", help="generate a record of a year, and remove from it what is due")
+    kept.add_argument("--events", type=int, default=1_000_000)
+    kept.add_argument("--postgres", default=os.environ.get("BENCHMARK_POSTGRES_URL", DEFAULT_POSTGRES), metavar="URL")
+    kept.set_defaults(command=_retention)
+
+    simulated = commands.add_parser("simulate", help="how many slots so many turns a day need, by a model of the queue")
+    simulated.add_argument("--turns-a-day", type=int, nargs="*", default=[100, 10_000, 1_000_000])
+    simulated.add_argument("--check", action="store_true", help="run the model against real gateways instead")
+    simulated.add_argument(
+        "--postgres", default=os.environ.get("BENCHMARK_POSTGRES_URL", DEFAULT_POSTGRES), metavar="URL"
+    )
+    simulated.set_defaults(command=_simulate)
 
     arguments = parser.parse_args()
     arguments.command(arguments)
@@ -89,6 +102,21 @@ def _soak(arguments: argparse.Namespace) -> None:
         (arguments.out / "soak.md").write_text(text)
         (arguments.out / "soak.json").write_text(json.dumps(dataclasses.asdict(done), default=str))
     if not all(check.is_met for check in done.checks):
+        sys.exit(1)
+
+
+def _retention(arguments: argparse.Namespace) -> None:
+    plan = retention_cost.Plan(events=arguments.events, postgres_url=arguments.postgres)
+    print(retention_cost.as_text(retention_cost.carry_out(plan)))
+
+
+def _simulate(arguments: argparse.Namespace) -> None:
+    if not arguments.check:
+        print("\n".join(simulation.capacity_lines(tuple(arguments.turns_a_day))))
+        return
+    text, is_met = simulation.check(arguments.postgres)
+    print(text)
+    if not is_met:
         sys.exit(1)
 
 

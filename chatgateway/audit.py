@@ -16,6 +16,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
+from django.db import transaction
 from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -332,10 +333,15 @@ def release_idempotency_keys(*, before: dt.datetime) -> int:
 
 
 def renew_leases(owner: str, turn_ids: list[UUID]) -> None:
-    """Keep this process's claim on its turns; called every few seconds for all of them at once."""
-    Turn.objects.filter(pk__in=turn_ids, lease_owner=owner, outcome=Turn.Outcome.OPEN).update(
-        lease_expires_at=LEASE_END
-    )
+    """Keep this process's claim on its turns; called every few seconds for all of them at once.
+
+    Those that are being written to at this moment are passed over, and renewed the next time: to wait for them, with
+    others of them locked, could be to wait for oneself.
+    """
+    with transaction.atomic():
+        mine = Turn.objects.open().filter(pk__in=turn_ids, lease_owner=owner)
+        free = list(mine.select_for_update(skip_locked=True).values_list("pk", flat=True))
+        Turn.objects.filter(pk__in=free).update(lease_expires_at=LEASE_END)
 
 
 def no_longer_allowed(turn_ids: list[UUID]) -> list[UUID]:
@@ -384,8 +390,11 @@ def release_key(turn: Turn) -> None:
 
 
 def renew_attempts(request_ids: list[str]) -> None:
-    """Keep saying that these requests wait; called together with `renew_leases`."""
-    Attempt.objects.filter(request_id__in=request_ids, detached_at__isnull=True).update(lease_expires_at=LEASE_END)
+    """Keep saying that these requests wait; called together with `renew_leases`, and as that does."""
+    with transaction.atomic():
+        waiting = Attempt.objects.filter(request_id__in=request_ids, detached_at__isnull=True)
+        free = list(waiting.select_for_update(skip_locked=True).values_list("pk", flat=True))
+        Attempt.objects.filter(pk__in=free).update(lease_expires_at=LEASE_END)
 
 
 def drop_leases(owner: str, turn_ids: list[UUID]) -> None:

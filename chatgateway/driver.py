@@ -107,6 +107,7 @@ class Driver:
                 )
             ),
             baseline=endings.counts_from(self.conversation.usage_baseline),
+            began=assignment.attached,  # by whoever drove it before: who stops it now must interrupt it
             output_limit=assignment.overrides.max_output_tokens or self.profile.max_output_tokens,
         )
 
@@ -275,7 +276,6 @@ class Driver:
     async def _run_on(self, session: AgentSession) -> None:
         if self._attached:
             assert self.turn.user_event_seq is not None
-            self.run.began = True
             await session.attach(
                 after_seq=min(self.conversation.cursor, self.turn.user_event_seq - 1),
                 message_seq=self.turn.user_event_seq,

@@ -211,6 +211,15 @@ def frames_of(turn_id: UUID, *, after: int = 0) -> list[list[Piece]]:
     )
 
 
+def frames_of_each(turn_ids: Iterable[UUID]) -> dict[UUID, list[list[Piece]]]:
+    """Read the pieces of the frames of many turns. One query."""
+    found: dict[UUID, list[list[Piece]]] = {}
+    rows = Frame.objects.filter(turn_id__in=list(turn_ids)).order_by("turn_id", "number")
+    for turn_id, pieces in rows.values_list("turn_id", "pieces"):
+        found.setdefault(turn_id, []).append(pieces)
+    return found
+
+
 def shown_by(pieces: Iterable[Piece]) -> Iterator[Shown]:
     """What the pieces of a frame show, one event per piece."""
     for kind, text in pieces:

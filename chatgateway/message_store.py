@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
+
+from django.db import connection
 
 from chatgateway import sql
 from chatgateway.models import Image, Message
@@ -22,6 +25,8 @@ MAX_DEPTH = 40
 REFUSED_TEXT = 20_000
 # Characters kept of each text of a caller's message where it comes back as an event of the agent-server.
 ECHOED_TEXT = 2_000
+# Parameters of one query.
+_CHAINS_AT_ONCE = 400
 # Integers of JSON beyond 64 bits are refused in requests; a tool's output may hold them.
 _BIGGEST = 2**63
 
@@ -118,14 +123,43 @@ def chain(last_message_id: UUID) -> list[dict[str, Any]]:
 
 def identified_chain(last_message_id: UUID) -> list[tuple[UUID, dict[str, Any]]]:
     """`chain`, each message with its row's id."""
-    rows: list[Message] = []
-    next_id: UUID | None = last_message_id
-    while next_id is not None:
-        row = Message.objects.get(pk=next_id)
-        rows.append(row)
-        next_id = row.parent_id
-    rows.reverse()
-    return [(row.pk, whole(row)) for row in rows]
+    return identified_chains([last_message_id])[last_message_id]
+
+
+def identified_chains(last_message_ids: Iterable[UUID]) -> dict[UUID, list[tuple[UUID, dict[str, Any]]]]:
+    """Return the chains that end with these messages, by their last one. One query for 400 chains however long they
+    are, and one for each image."""
+    last_ids = list(dict.fromkeys(last_message_ids))
+    rows: dict[UUID, Message] = {}
+    for begin in range(0, len(last_ids), _CHAINS_AT_ONCE):
+        rows |= {row.pk: row for row in _chained(last_ids[begin : begin + _CHAINS_AT_ONCE])}
+    bodies = {row_id: whole(row) for row_id, row in rows.items()}
+    chains = {}
+    for last_id in last_ids:
+        ids: list[UUID] = []
+        next_id: UUID | None = last_id
+        while next_id is not None:
+            ids.append(next_id)
+            next_id = rows[next_id].parent_id
+        chains[last_id] = [(row_id, bodies[row_id]) for row_id in reversed(ids)]
+    return chains
+
+
+def _chained(last_ids: list[UUID]) -> Iterable[Message]:
+    """The rows of messages and of all those before them."""
+    table = connection.ops.quote_name(Message._meta.db_table)
+    field = Message._meta.pk
+    assert field is not None
+    # Names are the model's own; every value is a parameter. UNION, not UNION ALL: chains that begin alike are one.
+    text = f"""
+        WITH RECURSIVE chained(id, parent_id) AS (
+            SELECT id, parent_id FROM {table} WHERE id IN ({", ".join(["%s"] * len(last_ids))})
+            UNION
+            SELECT earlier.id, earlier.parent_id FROM {table} earlier JOIN chained ON earlier.id = chained.parent_id
+        )
+        SELECT * FROM {table} WHERE id IN (SELECT id FROM chained)
+    """  # noqa: S608
+    return Message.objects.raw(text, [field.get_db_prep_value(last_id, connection) for last_id in last_ids])
 
 
 def whole(row: Message) -> dict[str, Any]:

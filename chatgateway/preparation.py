@@ -16,7 +16,7 @@ from chatgateway.openai_api import structured_output
 from chatgateway.openai_api.answer_form import AnswerForm
 from chatgateway.openai_api.chat_request import LlmOverrides
 from chatgateway.openai_api.transcript import TextPart, UserPart, joined
-from chatgateway.telling import Told
+from chatgateway.telling import Later, Told
 from chatgateway.writer import writer
 from profiles.models import Profile
 
@@ -44,7 +44,7 @@ class Assignment:
     profile: Profile
     overrides: LlmOverrides
     parts: tuple[UserPart, ...]
-    whole: Told | None = None
+    whole: Told | Later | None = None
     attached: bool = False
     form: AnswerForm = field(default_factory=AnswerForm)
     instructions: str = ""
@@ -113,9 +113,10 @@ class Preparation:
         except (ConversationMissing, Rejected) as error:
             logger.warning("conversation %s cannot be forked: %s", at.conversation_id, error)
 
-            elided = self._whole.elided if self._whole is not None else 0
+            whole = self._whole
 
             def give_up() -> None:
+                elided = 0 if whole is None else telling.now(whole).elided
                 conversations.not_forked(conversation)
                 audit.advance(turn, match="replay", parent=None, elided_messages=elided)
 
@@ -135,14 +136,15 @@ class Preparation:
         assert server is not None
 
         def tell() -> tuple[tuple[UserPart, ...], bool]:
-            message = telling.told_again(conversation, parts, profile=profile) if whole is None else whole
+            message = telling.told_again(conversation, parts, profile=profile) if whole is None else telling.now(whole)
             if message.elided != turn.elided_messages:
                 audit.advance(turn, elided_messages=message.elided)
             return message.parts, conversations.has_directory_on(conversation, server)
 
         has_directory = keeps_directory
-        self._message = parts if whole is None else whole.parts
-        if conversation.must_be_told:
+        if whole is None or isinstance(whole, Told):
+            self._message = parts if whole is None else whole.parts
+        if conversation.must_be_told or callable(whole):
             self._message, was_left = await writer.run(tell)
             has_directory = has_directory or was_left
         spec = self._spec()

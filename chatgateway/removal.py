@@ -54,12 +54,15 @@ def remove_content(turn_ids: Collection[UUID], *, why: str) -> int:
 
     A message goes when no other turn's request holds it any more, an image when no message does.
     """
+    rows = Turn.objects.filter(settled(), pk__in=turn_ids, content_removed_at__isnull=True)
+    # Before the lock: they are most of the work, and nobody writes events of such turns any more. What dies in between
+    # is found again by the next sweep.
+    ended = list(rows.values_list("pk", flat=True))
+    Event.objects.filter(turn_id__in=ended).delete()
+    Frame.objects.filter(turn_id__in=ended).delete()
     with transaction.atomic():
         servers.lock()
-        rows = Turn.objects.filter(settled(), pk__in=turn_ids, content_removed_at__isnull=True)
         found = list(rows.values_list("pk", "last_message_id"))
-        Event.objects.filter(turn_id__in=[pk for pk, _ in found]).delete()
-        Frame.objects.filter(turn_id__in=[pk for pk, _ in found]).delete()
         removed = Turn.objects.filter(pk__in=[pk for pk, _ in found]).update(
             **CONTENT, content_removed_at=timezone.now(), content_removed_by=why[:200]
         )
@@ -76,9 +79,12 @@ def remove_person(turn_ids: Collection[UUID]) -> None:
 
 def delete_turns(turn_ids: Collection[UUID]) -> int:
     """Delete turns that have ended, with all that belongs to them. Return how many there were."""
+    rows = Turn.objects.filter(settled(), pk__in=turn_ids)
+    ended = list(rows.values_list("pk", flat=True))
+    Event.objects.filter(turn_id__in=ended).delete()  # before the lock, as in `remove_content`
+    Frame.objects.filter(turn_id__in=ended).delete()
     with transaction.atomic():
         servers.lock()
-        rows = Turn.objects.filter(settled(), pk__in=turn_ids)
         messages = set(rows.values_list("last_message_id", flat=True))
         _, by_model = rows.delete()
         _drop_messages(messages)

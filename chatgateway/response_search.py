@@ -11,7 +11,7 @@ from chatgateway import conversations, places, stored_items
 from chatgateway.errors import ConversationBusy, InvalidRequest
 from chatgateway.models import Conversation, Turn
 from chatgateway.search import Found, Search, conversation_of, joined, server_for_fork
-from chatgateway.telling import first_items, history_until, parts_after, told, with_history_of
+from chatgateway.telling import Told, first_items, history_until, parts_after, told, with_history_of
 
 
 class ResponseSearch(Search):
@@ -38,12 +38,17 @@ class ResponseSearch(Search):
             if server is None:
                 return self._told_until(turn, known, instructions)
             known, how = self._branch(turn, known, server), "fork"
-        message = parts_after(turn, self._transcript, profile=self._profile)
+        message, profile = parts_after(turn, self._transcript, profile=self._profile), self._profile
+
+        def whole() -> Told:
+            # Not now: in a chain of a thousand responses each would read all those before it.
+            return told(self._with_earlier(history_until(turn)), profile=profile)
+
         return Found(
             conversation=known,
             how=how,
             parts=message.parts,
-            whole=told(self._with_earlier(history_until(turn)), profile=self._profile),
+            whole=whole,
             parent=turn,
             request_digest=self._digest_after(turn),
             elided=message.elided,

@@ -15,7 +15,7 @@ from chatgateway.openai_api import histories
 from chatgateway.openai_api.histories import SentHistory
 from chatgateway.openai_api.transcript import EarlierMessage, Transcript, UserPart, divided
 from chatgateway.places import Place
-from chatgateway.telling import Told, message_after, told, with_history_of
+from chatgateway.telling import Later, Told, message_after, told, with_history_of
 from profiles.access import Caller
 from profiles.models import Profile
 
@@ -49,7 +49,7 @@ class Found:
     conversation: Conversation
     how: str
     parts: tuple[UserPart, ...]
-    whole: Told | None = None
+    whole: Told | Later | None = None
     parent: Turn | None = None
     request_digest: str = ""
     elided: int = 0

@@ -18,14 +18,12 @@ from django.db.models import Count, Value
 from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
-from chatgateway import audit
+from chatgateway import audit, sql
 from chatgateway.errors import AgentServerUnavailable, ConversationBusy, TooManyRequests
 from chatgateway.models import AgentServer, Conversation, Leftover, Turn
 
 # How old the rows of servers may be that a turn is placed by.
 KNOWN_SECONDS = 1.0
-# Any number, as long as nothing else in the database locks on it.
-PLACEMENT_LOCK = 0x6F68_6777
 # Later than any arrival of a turn.
 _NEVER = 2**63 - 1
 # Turns that had a slot and gave it back wait as well, whatever the limit of the queue.
@@ -169,13 +167,8 @@ def _has_free_slot(servers: list[AgentServer], running: dict[int, int]) -> bool:
 
 
 def lock() -> None:
-    """Have the sole right to give away slots, and to say that a conversation has none, until the commit.
-
-    SQLite's transactions are exclusive from their beginning (`transaction_mode`), PostgreSQL needs to be asked.
-    """
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [PLACEMENT_LOCK])
+    """Have the sole right to give away slots, and to say that a conversation has none, until the commit."""
+    sql.lock_placement()
 
 
 def _locked_servers() -> list[AgentServer]:

@@ -58,6 +58,20 @@ def execute(text: str, parameters: Sequence[Any] = ()) -> Any:
         return database.connection.execute(text, parameters or None)
 
 
+# Any number, as long as nothing else in the database locks on it.
+PLACEMENT_LOCK = 0x6F68_6777
+
+
+def lock_placement() -> None:
+    """Have the lock under which turns are opened and slots given away, until the transaction ends.
+
+    Whoever takes it does so before any row of the traffic is locked: two processes that took rows and the lock in
+    opposite orders would wait for one another. SQLite's transactions are exclusive from their beginning.
+    """
+    if connections[DEFAULT_DB_ALIAS].vendor == "postgresql":
+        execute("SELECT pg_advisory_xact_lock(%s)", [PLACEMENT_LOCK])
+
+
 def insert(rows: Sequence[models.Model], *, ignore_conflicts: bool = False) -> None:
     """Write new rows of one model. `ignore_conflicts` passes over those that break a unique constraint.
 

@@ -53,7 +53,11 @@ def head_of(turn: Turn) -> ResponseHead:
 
 def resource_of(turn: Turn) -> dict[str, Any]:
     """The response of a turn as it stands: what is shown of it so far, and how it ended. One query."""
-    shown: list[ShownEvent] = [event for pieces in frame_log.frames_of(turn.pk) for event in frame_log.shown_by(pieces)]
+    return _resource(turn, frame_log.frames_of(turn.pk))
+
+
+def _resource(turn: Turn, frames: Iterable[list[frame_log.Piece]]) -> dict[str, Any]:
+    shown: list[ShownEvent] = [event for pieces in frames for event in frame_log.shown_by(pieces)]
     closed_at = None
     if turn.closed_at is not None:
         shown.append(ending_of(turn))
@@ -68,21 +72,30 @@ def input_of(turn: Turn) -> list[Item]:
 
 def sent_items(last_message_id: UUID) -> list[Item]:
     """The items of a chain of messages, first to last, each with its id."""
-    return [sent_item(message_id, body) for message_id, body in message_store.identified_chain(last_message_id)]
+    return _sent(message_store.identified_chain(last_message_id))
+
+
+def _sent(chain: Iterable[tuple[UUID, Item]]) -> list[Item]:
+    return [sent_item(message_id, body) for message_id, body in chain]
 
 
 def conversation_items(conversation: Conversation) -> list[Item]:
     """What was said in a conversation, first to last: what it was made with, and its turns' new items and replies.
 
-    Without turns that came to nothing, and those that were not to be stored.
+    Without turns that came to nothing, and those that were not to be stored. As many queries for a long one as for a
+    short one.
     """
-    items = [] if conversation.first_items_id is None else sent_items(conversation.first_items_id)
-    turns = conversation.turns.filter(is_stored=True, closed_at__isnull=False)
-    for turn in turns.exclude(outcome__in=_CAME_TO_NOTHING).order_by("arrival"):
-        sent = input_of(turn)
+    stored = conversation.turns.filter(is_stored=True, closed_at__isnull=False)
+    turns = list(stored.exclude(outcome__in=_CAME_TO_NOTHING).order_by("arrival"))
+    last_ids = [conversation.first_items_id, *(turn.last_message_id for turn in turns)]
+    chains = message_store.identified_chains(last_id for last_id in last_ids if last_id is not None)
+    frames = frame_log.frames_of_each(turn.pk for turn in turns if turn.is_response)
+    items = [] if conversation.first_items_id is None else _sent(chains[conversation.first_items_id])
+    for turn in turns:
+        sent = [] if turn.last_message_id is None else _sent(chains[turn.last_message_id])
         items += sent if _sends_only_new(turn) or not items else sent[_new_from(sent) :]
         if turn.is_response:
-            items += resource_of(turn)["output"]
+            items += _resource(turn, frames.get(turn.pk, []))["output"]
         elif turn.answer:
             items.append(message_item(f"msg_{turn.pk.hex}0000", turn.answer))
     return items

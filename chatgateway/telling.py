@@ -6,7 +6,7 @@ Reads the record. Agent-servers take messages from users only, so there is no ot
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from chatgateway import message_store, stored_items
@@ -42,6 +42,16 @@ class Told:
 
     parts: tuple[UserPart, ...]
     elided: int = 0
+
+
+# A message that may never be needed, and costs a reading of everything that was said before: made when it is. Reads
+# the record.
+type Later = Callable[[], Told]
+
+
+def now(whole: Told | Later) -> Told:
+    """Return the message, made now if it was left for later. Queries."""
+    return whole() if callable(whole) else whole
 
 
 def told(transcript: Transcript, *, profile: Profile) -> Told:

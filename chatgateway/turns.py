@@ -103,6 +103,7 @@ async def join_or_open(
     task = housekeeping.task_of(chat, profile) if may_be_task else None
 
     def join_or_open_row(*, may_wait: bool) -> _Opened:
+        servers.lock()  # before the turn that this may repeat is locked: whoever closes that may have this lock
         repeated = repeats.find(arrival)
         if repeated is not None:
             audit.join(repeated, arrival)

@@ -37,6 +37,8 @@ PATIENCE_SECONDS = 0.1
 # Between attempts of what is worth trying again.
 PAUSES = (0.2, 1.0, 5.0)
 
+_DEADLOCK = "40P01"  # PostgreSQL's code
+
 # A job's future, and what it returned or raised.
 Outcome = tuple[Future[Any], Any, BaseException | None]
 Job = tuple[Callable[[], Any], Future[Any]]
@@ -206,10 +208,11 @@ class Writer:
         try:
             results = self._run_in_transaction(group)
         except (InterfaceError, OperationalError) as error:
-            # The database restarted, or closed a connection that lay idle: nothing of the group was written, and a
-            # new connection may do. Once, and not for one that was new already.
+            # The database restarted, or closed a connection that lay idle, or chose this transaction to end a deadlock:
+            # nothing of the group was written, and it may do now. Once, and not for a connection that was new already.
             connection.close()
-            results = self._once_more(group) if was_connected else [(future, None, error) for _, future in group]
+            may_do = was_connected or getattr(error.__cause__, "sqlstate", "") == _DEADLOCK
+            results = self._once_more(group) if may_do else [(future, None, error) for _, future in group]
         except Exception as error:  # noqa: BLE001  belongs to the jobs' callers, who get it from their futures
             connection.close()
             results = [(future, None, error) for _, future in group]
@@ -232,6 +235,10 @@ class Writer:
         try:
             with transaction.atomic():
                 run = _run_alone if len(group) == 1 else _run_among_others
+                if len(group) > 1:
+                    # Jobs lock rows in the order in which they came, and some of them the placement of turns: beside
+                    # another process's group, in any order at all. So groups go one after the other.
+                    sql.lock_placement()
                 for job, future in group:
                     results.append((future, *run(job)))
         except _LoneJobFailed as failed:

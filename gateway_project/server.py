@@ -64,15 +64,15 @@ class GatewayServer(uvicorn.Server):
             self._begin_drain()
         assert self._drain is not None
         await asyncio.gather(self._drain, *self._chores, return_exceptions=True)
-        await asyncio.to_thread(_write_what_is_left)
+        await asyncio.to_thread(self.write_what_is_left)
+
+    @staticmethod
+    def write_what_is_left() -> None:
+        writer.close(timeout_seconds=5)
+        bookkeeping.stop()
+        tracing.stop()
 
     _loop: asyncio.AbstractEventLoop | None = None
-
-
-def _write_what_is_left() -> None:
-    writer.close(timeout_seconds=5)
-    bookkeeping.stop()
-    tracing.stop()
 
 
 async def _adopt_forever(pause_seconds: float) -> None:

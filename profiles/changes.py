@@ -67,18 +67,18 @@ def recorded(row: models.Model, *, by: Actor, note: str = "") -> Iterator[None]:
         changed(row, by=by, before=before, note=note)
 
 
-def added(row: models.Model, *, by: Actor, note: str = "") -> None:
-    """Write down that `row` was made: everything in it that is not empty."""
+def added(row: models.Model, *, by: Actor, note: str = "") -> ChangeRecord:
+    """Write down that `row` was made: everything in it that is not empty. Return what was written."""
     fields = {name: [None, _shown(value)] for name, value in stored_state(row).items() if not _is_empty(value)}
-    _write(row, by=by, action=ChangeRecord.Action.ADDED, fields=fields, note=note)
+    return _write(row, by=by, action=ChangeRecord.Action.ADDED, fields=fields, note=note)
 
 
-def changed(row: models.Model, *, by: Actor, before: Mapping[str, Any], note: str = "") -> None:
-    """Write down how the stored row differs from `before`, a `stored_state`; nothing if it does not."""
+def changed(row: models.Model, *, by: Actor, before: Mapping[str, Any], note: str = "") -> ChangeRecord | None:
+    """Write down how the stored row differs from `before`, a `stored_state`; nothing if it does not. Return what was
+    written."""
     after = stored_state(row)
     fields = {name: _difference(before.get(name), value) for name, value in after.items() if before.get(name) != value}
-    if fields:
-        _write(row, by=by, action=ChangeRecord.Action.CHANGED, fields=fields, note=note)
+    return _write(row, by=by, action=ChangeRecord.Action.CHANGED, fields=fields, note=note) if fields else None
 
 
 def deleted(row: models.Model, *, by: Actor, note: str = "") -> None:
@@ -112,8 +112,10 @@ def stored_state(row: models.Model) -> State:
 # --- inside -------------------------------------------------------------------------------------------------------
 
 
-def _write(row: models.Model, *, by: Actor, action: ChangeRecord.Action, fields: Mapping[str, Any], note: str) -> None:
-    ChangeRecord.objects.create(
+def _write(
+    row: models.Model, *, by: Actor, action: ChangeRecord.Action, fields: Mapping[str, Any], note: str
+) -> ChangeRecord:
+    return ChangeRecord.objects.create(
         at=timezone.now(),
         by=by.by,
         user_id=by.user_id,

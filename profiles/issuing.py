@@ -124,6 +124,29 @@ def add_secret(api_key: ApiKey, *, old_expire_at: dt.datetime | None) -> str:
     return secret.text
 
 
+def restore_secret(
+    api_key: ApiKey, *, prefix: str, digest: str, created_at: dt.datetime, expires_at: dt.datetime | None
+) -> None:
+    """Give a key a secret that it had elsewhere: its digest, made with the same pepper. Does nothing to one it has but
+    set when it ends. Raises InvalidKey when the prefix is another key's, or when more than two would be live."""
+    now = timezone.now()
+    with transaction.atomic():
+        locked = ApiKey.objects.select_for_update().get(pk=api_key.pk)
+        _refuse_revoked(locked)
+        known = ApiKeySecret.objects.filter(prefix=prefix).first()
+        if known is None:
+            ApiKeySecret.objects.create(
+                api_key=locked, prefix=prefix, digest=digest, created_at=created_at, expires_at=expires_at
+            )
+        elif known.api_key_id == locked.pk and known.digest == digest:
+            ApiKeySecret.objects.filter(pk=known.pk).update(expires_at=expires_at)
+        else:
+            raise InvalidKey(f"The secret gw-{prefix}-… is another one here.")
+        if live_secrets(locked, now=now).count() > LIVE_SECRETS:
+            raise InvalidKey(f"The key would have more than {LIVE_SECRETS} secrets. End one first.")
+        forget(locked)
+
+
 def expire_secret(secret: ApiKeySecret, *, at: dt.datetime) -> None:
     """End a secret at that moment, if it does not end before."""
     ApiKeySecret.objects.filter(pk=secret.pk).filter(_lasts_beyond(at)).update(expires_at=at)

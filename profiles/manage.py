@@ -203,6 +203,25 @@ def llm_place(*, model: str, base_url: str, catalogue: dict[str, Any]) -> str:
     return origin_of(base_url) or f"provider {catalogue.get('provider') or prefix + slash}"
 
 
+def check_utility_place(
+    *,
+    model: str,
+    utility: str,
+    base_url: str,
+    catalogue: dict[str, Any] | None,
+    utility_catalogue: dict[str, Any] | None,
+) -> None:
+    """Raise InvalidProfile unless a model for housekeeping calls lives where the profile's key belongs."""
+    if not catalogue or not utility_catalogue:
+        catalogue = utility_catalogue = {}  # what the names say, of both
+    place = llm_place(model=model, base_url=base_url, catalogue=catalogue)
+    if place != llm_place(model=utility, base_url=base_url, catalogue=utility_catalogue):
+        raise InvalidProfile(
+            f"It is called with the key of {model}, so it must be a model of the same provider.",
+            param="utility_llm_model",
+        )
+
+
 def forget(*slugs: str) -> None:
     """Let this process see changed profiles at once: now, and after the commit of a transaction that goes on."""
     for slug in slugs:

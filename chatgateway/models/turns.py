@@ -216,8 +216,17 @@ class Turn(models.Model):
             models.Index(fields=["-opened_at"], name="turn_newest"),  # the admin's list
             models.Index(fields=["tenant", "-opened_at"], name="turn_of_tenant"),  # filter by tenant
             models.Index(fields=["profile", "-opened_at"], name="turn_of_profile"),  # last turn, failures in 24 h
+            # retention.sweep: what is to lose its texts next. Before it in the order of time lies all that lost them
+            # already, in the end almost every turn there is.
+            models.Index(
+                fields=["profile", "opened_at"],
+                name="turn_with_content",
+                condition=Q(content_removed_at__isnull=True),
+            ),
             models.Index(fields=["conversation", "arrival"], name="turn_in_conversation"),  # whose turn it is
             models.Index(fields=["api_key", "-opened_at"], name="turn_of_key"),  # ceilings.admit; filter by key
+            # the admin's filter by end user, and erasures
+            models.Index(fields=["end_user", "-opened_at"], name="turn_of_end_user", condition=~Q(end_user="")),
             # repeats.find: the newest turn of a key with this digest
             models.Index(fields=["api_key", "retry_digest", "-arrival"], name="turn_repeated"),
             # places.find: the newest turns that ended with a history
@@ -301,7 +310,11 @@ class Event(models.Model):
             # A feed that reconnects, or a second process, may deliver an event again.
             models.UniqueConstraint(fields=["conversation", "incarnation", "seq"], name="event_once"),
         ]
-        indexes = [models.Index(fields=["turn", "seq"], name="event_of_turn")]  # a turn's page
+        indexes = [
+            models.Index(fields=["turn", "seq"], name="event_of_turn"),  # a turn's page
+            # the admin's filter by tool
+            models.Index(fields=["tool", "turn"], name="event_of_tool", condition=Q(kind="ActionEvent")),
+        ]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.seq}"

@@ -14,7 +14,7 @@ from django.http import HttpRequest, JsonResponse
 
 from profiles import http_urls, llm_client, manage
 from profiles.admin_theme import usd
-from profiles.exceptions import LlmProcessDown, UnknownProvider
+from profiles.exceptions import InvalidProfile, LlmProcessDown, UnknownProvider
 from profiles.model_facts import ModelFacts, ModelOffer
 from profiles.models import Profile
 
@@ -123,10 +123,16 @@ def _of_utility_model(facts: ModelFacts, typed: dict[str, Any]) -> list[Finding]
     if not utility:
         return []
     of_utility = llm_client.describe_model(utility, base_url, timeout_seconds=SECONDS)
-    place = manage.llm_place(model=typed["llm_model"], base_url=base_url, catalogue=facts.to_json())
-    if place != manage.llm_place(model=utility, base_url=base_url, catalogue=of_utility.to_json()):
-        text = f"It is called with the key of {typed['llm_model']}, so it must be a model of the same provider."
-        return [Finding(field="utility_llm_model", state="error", text=text)]
+    try:
+        manage.check_utility_place(
+            model=typed["llm_model"],
+            utility=utility,
+            base_url=base_url,
+            catalogue=facts.to_json(),
+            utility_catalogue=of_utility.to_json(),
+        )
+    except InvalidProfile as error:
+        return [Finding(field="utility_llm_model", state="error", text=error.message)]
     return [Finding(field="utility_llm_model", state="ok", text=_told(of_utility))]
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterable
 from typing import Any
 
 from django import forms
-from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import models
 from unfold.widgets import (
@@ -22,6 +20,7 @@ from profiles.exceptions import InvalidProfile
 from profiles.fields import Secret
 from profiles.manage import CheckedModel
 from profiles.models import Profile
+from profiles.profile_rules import check_retention, clean_workspace_path
 
 # The agent-server's own names (1.58). What else the registered servers say they have is offered too.
 COMMON_TOOLS = {
@@ -102,7 +101,7 @@ class ProfileForm(SecretsForm):
             ]
 
     def clean_workspace_template(self) -> str:
-        return _clean_path(self.cleaned_data["workspace_template"])
+        return clean_workspace_path(self.cleaned_data["workspace_template"])
 
     def clean_tools(self) -> list[str]:
         chosen: list[str] = self.cleaned_data["tools"]
@@ -129,7 +128,7 @@ class ProfileForm(SecretsForm):
             cleaned["workspace_path"] = ""
             return
         try:
-            cleaned["workspace_path"] = _clean_path(cleaned.get("workspace_path", ""))
+            cleaned["workspace_path"] = clean_workspace_path(cleaned.get("workspace_path", ""))
         except ValidationError as error:
             self.add_error("workspace_path", error)
             return
@@ -137,9 +136,10 @@ class ProfileForm(SecretsForm):
             self.add_error("workspace_path", "A fixed workspace needs a path.")
 
     def _check_retention(self, cleaned: dict[str, Any]) -> None:
-        texts, turns = cleaned.get("keep_content_days"), cleaned.get("keep_usage_days")
-        if texts and turns and texts > turns:
-            self.add_error("keep_content_days", f"Texts go with their turns, which are kept for {turns} days only.")
+        try:
+            check_retention(texts_days=cleaned.get("keep_content_days"), turns_days=cleaned.get("keep_usage_days"))
+        except ValidationError as error:
+            self.add_error("keep_content_days", error)
 
     def _check_model(self, cleaned: dict[str, Any]) -> None:
         model, base_url = cleaned.get("llm_model"), cleaned.get("llm_base_url")
@@ -169,16 +169,16 @@ class ProfileForm(SecretsForm):
             self.add_error("utility_llm_model", error.message)
             return
         self.notices += self.checked_utility.warnings
-        of_utility = self.checked_utility.catalogue
-        of_model = self.instance.catalogue if self.checked is None else self.checked.catalogue
-        if not of_utility or not of_model:
-            of_utility = of_model = {}  # what the names say, of both
-        place = manage.llm_place(model=model, base_url=base_url, catalogue=of_model)
-        if place != manage.llm_place(model=utility, base_url=base_url, catalogue=of_utility):
-            self.add_error(
-                "utility_llm_model",
-                f"It is called with the key of {model}, so it must be a model of the same provider.",
+        try:
+            manage.check_utility_place(
+                model=model,
+                utility=utility,
+                base_url=base_url,
+                catalogue=self.instance.catalogue if self.checked is None else self.checked.catalogue,
+                utility_catalogue=self.checked_utility.catalogue,
             )
+        except InvalidProfile as error:
+            self.add_error("utility_llm_model", error.message)
 
     def _key_for(self, model: str, base_url: str) -> Secret:
         """Stored credentials do not follow an edited URL to another host, or a model to another provider."""
@@ -208,17 +208,3 @@ def _servers() -> models.QuerySet[Any]:
     related = Profile._meta.get_field("allowed_servers").related_model
     assert isinstance(related, type)
     return related._default_manager.order_by("name")
-
-
-def _clean_path(path: str) -> str:
-    """Return an absolute path under one of GATEWAY_WORKSPACE_ROOTS, spelled plainly; the empty path stays empty."""
-    path = path.strip()
-    if not path:
-        return ""
-    roots = [root.rstrip("/") for root in settings.GATEWAY_WORKSPACE_ROOTS]
-    if not roots:
-        raise ValidationError("No directory is open for this: set GATEWAY_WORKSPACE_ROOTS on the gateway first.")
-    plain = posixpath.normpath(path)
-    if ".." in path.split("/") or not any(plain == root or plain.startswith(f"{root}/") for root in roots):
-        raise ValidationError(f"Write an absolute path under {' or '.join(roots)}, without “..”.")
-    return plain

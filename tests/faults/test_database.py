@@ -12,7 +12,7 @@ import pytest
 from django.db import DatabaseError, connection
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from chatgateway import servers
+from chatgateway import sql
 from chatgateway.models import Turn
 from tests.fakes.agent_script import Gate
 from tests.faults import calls
@@ -49,7 +49,7 @@ def frozen_writer() -> Iterator[BaseDatabaseWrapper]:
     frozen = connection.copy()
     frozen.set_autocommit(False)
     with frozen.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [servers.PLACEMENT_LOCK])
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [sql.PLACEMENT_LOCK])
     try:
         yield frozen
     finally:

@@ -25,6 +25,8 @@ OUR_COMMANDS = (
     "bootstrap",
     "mint_key",
     "doctor",
+    "export_config",
+    "import_config",
     "reset_admin_password",
     "rotate_secrets",
     "delete_end_user",

@@ -7,12 +7,16 @@ from typing import Any
 
 import httpx
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from openai import BadRequestError, NotFoundError, OpenAI
 
+from chatgateway import stored_items
+from chatgateway.models import Conversation
 from tests import factories
 from tests.fakes.agent_script import Answer
 from tests.fakes.agent_server import FakeAgentServer
-from tests.wire.chatting import CHAT, CONVERSATION, user
+from tests.wire.chatting import CHAT, CONVERSATION, assistant, user
 from tests.wire.test_responses import RESPONSES, ask
 
 
@@ -89,6 +93,27 @@ def test_chats_and_responses_are_items_of_one_conversation(http: httpx.Client, s
     assert texts(strict.conversations.items.list(third.conversation.id, order="asc")) == [
         "one", "Heard: one", "two", "Heard: two", "three", "Heard: three",
     ]  # fmt: skip
+
+
+def test_a_long_conversation_is_listed_with_as_few_queries_as_a_short_one(http: httpx.Client, strict: OpenAI) -> None:
+    history: list[Any] = [user("one")]
+    first = http.post(CHAT, json={"model": "openhands_chat", "messages": history})
+    conversation = Conversation.objects.get()
+
+    def listed() -> tuple[int, list[str]]:
+        with CaptureQueriesContext(connection) as captured:
+            items = stored_items.conversation_items(conversation)
+        return len(captured), [item["content"][0]["text"] for item in items]
+
+    strict.responses.create(**ask("and", conversation=first.headers[CONVERSATION]))
+    few, _ = listed()
+    history += [assistant("Heard: one"), user("and"), assistant("Heard: and")]
+    for text in ("two", "three", "four"):
+        http.post(CHAT, json={"model": "openhands_chat", "messages": [*history, user(text)]})
+        history += [user(text), assistant(f"Heard: {text}")]
+    strict.responses.create(**ask("five", conversation=first.headers[CONVERSATION]))
+
+    assert listed() == (few, [m["content"] for m in history] + ["five", "Heard: five"])
 
 
 def test_metadata_can_be_changed(strict: OpenAI) -> None:

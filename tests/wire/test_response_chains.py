@@ -8,14 +8,21 @@ from typing import Any
 
 import httpx
 import pytest
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 from openai import BadRequestError, ConflictError, NotFoundError, OpenAI
 
+from chatgateway import finding
 from chatgateway.models import Conversation
+from chatgateway.openai_api.responses_input import parse_input
+from chatgateway.search import Named
 from profiles import access
 from profiles.models import Profile
 from tests import factories
 from tests.fakes.agent_script import Answer, Fail, Gate
 from tests.fakes.agent_server import FakeAgentServer
+from tests.gateway_process import LiveGateway
 from tests.wire.chatting import CHAT, CONVERSATION, MATCH, agent_of, user
 from tests.wire.test_responses import RESPONSES, ask
 
@@ -76,6 +83,41 @@ def test_after_an_older_response_the_agent_is_forked_there(talk: Talk) -> None:
     assert on.headers[CONVERSATION] == branch.headers[CONVERSATION] != second.headers[CONVERSATION]
     assert talk.heard(on) == ["one", "instead", "and on"]
     assert talk.heard(second) == ["one", "two"]
+
+
+def test_of_two_at_once_after_one_response_the_second_is_a_branch(talk: Talk, agent_server: FakeAgentServer) -> None:
+    first = talk.say("one")
+    gate = Gate()
+    agent_server.on_message = lambda _, text: [Answer(f"Heard: {text}", gate=gate if text == "two" else None)]
+    second = talk.say("two", after=id_of(first), background=True)
+    gate.wait_until_reached()
+
+    other = talk.say("instead", after=id_of(first))
+    gate.open()
+
+    assert (second.headers[MATCH], other.headers[MATCH]) == ("header", "fork")
+    assert other.headers[CONVERSATION] != second.headers[CONVERSATION]
+    assert talk.heard(other) == ["one", "instead"]
+
+
+def test_the_tenth_response_is_gone_on_with_as_cheaply_as_the_first(talk: Talk, served: LiveGateway) -> None:
+    """What was said before is read when an agent has to be told it, and not before."""
+    caller, profile = access.caller_for(served.key, now=timezone.now()), Profile.objects.get(slug="chat")
+    transcript = parse_input("on", stored={}, accepts_images=False, accepts_remote_images=False)
+    chain = [id_of(talk.say("one"))]
+    chain.append(id_of(talk.say("on", after=chain[-1])))
+
+    def queries() -> int:
+        named = Named(previous_response_id=chain[-1], instructions="")
+        with CaptureQueriesContext(connection) as captured, transaction.atomic():
+            finding.find_for(caller=caller, profile=profile, named=named, transcript=transcript)
+        return len(captured)
+
+    few = queries()
+    for _ in range(8):
+        chain.append(id_of(talk.say("on", after=chain[-1])))
+
+    assert queries() == few
 
 
 def test_where_the_agent_is_gone_a_new_one_is_told_what_was_said_up_to_there(talk: Talk) -> None:
