@@ -113,8 +113,45 @@ start_redis() {
     said "Redis on port $port"
 }
 
+# Debian's own start script changes the user and forgets the environment; what it starts does not.
+rabbitmq() {
+    local candidate
+    for candidate in /usr/lib/rabbitmq/bin/rabbitmq-server "$(command -v rabbitmq-server || true)"; do
+        if [ -x "$candidate" ]; then
+            echo "$candidate"
+            return
+        fi
+    done
+}
+
+start_rabbitmq() {
+    local directory=$CI_SCRATCH/rabbitmq port
+    [ -n "$(rabbitmq)" ] || apt_install rabbitmq-server
+    port=$(free_port)
+    mkdir -p "$directory"
+    (
+        cd "$directory"
+        export HOME=$directory RABBITMQ_NODENAME=ci-$port@localhost RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 \
+            RABBITMQ_NODE_PORT=$port RABBITMQ_MNESIA_BASE=$directory/mnesia RABBITMQ_LOG_BASE=$directory/log \
+            RABBITMQ_ENABLED_PLUGINS_FILE=$directory/plugins RABBITMQ_CONFIG_FILE=$directory/none
+        RABBITMQ_DIST_PORT=$(free_port) exec "$(rabbitmq)" >"$CI_SCRATCH/rabbitmq.log" 2>&1
+    ) &
+    CI_RABBITMQ_PID=$!
+    local deadline=$((SECONDS + 180))
+    until (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
+        [ $SECONDS -lt $deadline ] && kill -0 "$CI_RABBITMQ_PID" 2>/dev/null || die "RabbitMQ does not start; $CI_SCRATCH/rabbitmq.log"
+        sleep 0.5
+    done
+    export GATEWAY_TEST_AMQP_URL=amqp://guest:guest@127.0.0.1:$port//
+    said "RabbitMQ on port $port"
+}
+
 end_services() {
     local status=$?
+    if [ -n "${CI_RABBITMQ_PID:-}" ]; then
+        kill "$CI_RABBITMQ_PID" 2>/dev/null || true
+        wait "$CI_RABBITMQ_PID" 2>/dev/null || true # it still writes into the directory that goes
+    fi
     if [ -n "${CI_REDIS_PID:-}" ]; then kill "$CI_REDIS_PID" 2>/dev/null || true; fi
     if [ -n "${CI_POSTGRES_DIRECTORY:-}" ]; then
         (cd / && as_postgres "$(postgres_bin)/pg_ctl" -D "$CI_POSTGRES_DIRECTORY" -m immediate stop >/dev/null 2>&1) || true

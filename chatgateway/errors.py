@@ -187,7 +187,7 @@ class AgentRunFailed(GatewayError):
 
 
 class InvalidOutput(AgentRunFailed):
-    """502: the answer is not the JSON that `response_format` asks for, nor was it when asked for again."""
+    """502: the answer is not the JSON that `response_format` or `text.format` asks for, nor was it the second time."""
 
     code = "invalid_structured_output"
 

@@ -101,7 +101,7 @@ def interrupted(status: str) -> GatewayError:
 
 def not_as_asked(problem: str) -> GatewayError:
     return InvalidOutput(
-        "The agent's answer is not the JSON that 'response_format' asks for, nor was it when it was asked once more. "
+        "The agent's answer is not the JSON that was asked for, nor was it when it was asked once more. "
         "Say in a message what the JSON should hold, or use a simpler schema.",
         detail=problem,
     )

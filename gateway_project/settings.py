@@ -238,6 +238,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "django.contrib.humanize",
     "axes",
     "corsheaders",
     "rest_framework",
@@ -257,6 +258,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "chatgateway.admin.viewer.ViewersTimeZone",
     "axes.middleware.AxesMiddleware",
 ]
 API_MIDDLEWARE = ["chatgateway.middleware.RequestIdentity", "chatgateway.middleware.ApiCors"]

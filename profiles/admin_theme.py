@@ -39,6 +39,7 @@ __all__ = [
     "ModelAdmin",
     "ReadOnlyAdmin",
     "RelatedFilter",
+    "ThemedChangeList",
     "as_uuid",
     "column",
     "detail_action",
@@ -199,4 +200,4 @@ def as_uuid(term: str) -> UUID | None:
 def is_list(request: HttpRequest) -> bool:
     """Whether the request is for a list, where the large and the encrypted columns are not wanted."""
     match = request.resolver_match
-    return match is not None and (match.url_name or "").endswith(("_changelist", "autocomplete"))
+    return match is not None and (match.url_name or "").endswith(("_changelist", "_totals", "autocomplete"))

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-# Comma-separated: postgres, redis, chromium, agent-server, node, clients, open-webui (not in CI). CI sets it, so that nothing is skipped there unseen.
+# Comma-separated: postgres, redis, rabbitmq, chromium, agent-server, node, clients, open-webui (not in CI). CI sets it,
+# so that nothing is skipped there unseen.
 REQUIRED = frozenset(filter(None, os.environ.get("GATEWAY_TEST_REQUIRE", "").split(",")))
 
 

@@ -11,15 +11,16 @@ from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db import models
-from django.db.models import Count, OuterRef, Q, Subquery, Sum
+from django.db.models import Count, OuterRef, Subquery, Sum
 from django.db.models.functions import Coalesce
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import reverse
+from django.urls import path, reverse
+from django.utils import timezone
 
 from chatgateway import readings
-from chatgateway.admin import turn_parts, turn_story
-from chatgateway.admin.filters import LastOutcomeFilter, StartedFilter, SumFilter
+from chatgateway.admin import selection, turn_parts, turn_story
+from chatgateway.admin.filters import EndUserFilter, LastOutcomeFilter, StartDayFilter, StartedFilter, SumFilter
 from chatgateway.admin.turn_told import MATCHES, OUTCOMES, cost_told, tokens_told, without_texts
 from chatgateway.models import Conversation, Event, Turn
 from profiles.admin_theme import ReadOnlyAdmin, RelatedFilter, as_uuid, column, duration, is_list, moment, usd
@@ -36,8 +37,6 @@ _STATES = {
     Conversation.State.LOST.value: "warning",
     Conversation.State.EXPIRED.value: "default",
 }
-# Something was spent, and nobody knows how much.
-_UNPRICED = Q(cost_usd__isnull=True) & (Q(input_tokens__gt=0) | Q(output_tokens__gt=0))
 
 
 @admin.register(Conversation)
@@ -58,14 +57,18 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
         "cost",
         "status",
     )
+    list_before_template = "chatgateway/admin/selection.html"
     list_filter = (
+        StartDayFilter,
         StartedFilter,
         LastOutcomeFilter,
         SumFilter,
         "state",
         ("tenant", RelatedFilter),
         ("profile", RelatedFilter),
+        ("api_key", RelatedFilter),
         ("agent_server", RelatedFilter),
+        EndUserFilter,
     )
     list_filter_submit = True
     search_fields = ("=end_user", "=profile_slug")
@@ -81,7 +84,7 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
         of_one = turns.values("conversation")
         return rows.only("created_at", "tenant_name", "profile_slug", "end_user", "state").annotate(
             n_turns=Coalesce(Subquery(of_one.annotate(n=Count("pk")).values("n")), 0),
-            n_unpriced=Coalesce(Subquery(of_one.annotate(n=Count("pk", filter=_UNPRICED)).values("n")), 0),
+            n_unpriced=Coalesce(Subquery(of_one.annotate(n=Count("pk", filter=selection.UNPRICED)).values("n")), 0),
             cost=Subquery(of_one.annotate(n=Sum("cost_usd")).values("n")),
             outcome=Subquery(turns.order_by("-arrival").values("outcome")[:1]),
         )
@@ -92,6 +95,22 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
         if (wanted := as_uuid(search_term)) is not None:
             return queryset.filter(pk=wanted), False
         return super().get_search_results(request, queryset, search_term)
+
+    def get_urls(self) -> list[Any]:
+        totals = path("totals/", self.admin_site.admin_view(self.totals), name="chatgateway_conversation_totals")
+        return [totals, *super().get_urls()]
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        above = {"selection": selection.above_list(request, "conversation")}
+        return super().changelist_view(request, {**(extra_context or {}), **above})
+
+    def totals(self, request: HttpRequest) -> HttpResponse:
+        """The sums of all turns of the conversations that the list's filters keep."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        rows = selection.chosen_rows(self, request)
+        turns = Turn.objects.filter(conversation__in=rows.order_by().values("pk"))
+        return selection.totals_page(request, turns)
 
     # --- columns ----------------------------------------------------------------------------------------------------
 
@@ -145,7 +164,7 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
             row.system_suffix = ""
             for turn in shown:
                 without_texts(turn)
-        total = row.turns.aggregate(cost=Sum("cost_usd"), unpriced=Count("pk", filter=_UNPRICED))
+        total = row.turns.aggregate(cost=Sum("cost_usd"), unpriced=Count("pk", filter=selection.UNPRICED))
         context = {
             **self.admin_site.each_context(request),
             "title": f"Conversation of {moment(row.created_at, seconds=True)}",
@@ -159,6 +178,7 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
             "links": _links(row),
             "source": _source(row),
             "branches": _branches(row),
+            "zone": timezone.get_current_timezone_name(),
         }
         return TemplateResponse(request, "chatgateway/admin/conversation.html", context)
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
-from django.db.models import F, Q
+from django.contrib.admin import SimpleListFilter
+from django.db.models import F, Q, QuerySet
+from django.http import HttpRequest
 from django.utils import timezone
 
-from chatgateway.models import Turn
+from chatgateway.admin.selection import DAY_FROM, DAY_TO
+from chatgateway.models import Event, Turn
 from profiles.admin_theme import Choice, ChoiceFilter
 
 
@@ -100,3 +104,98 @@ class SumFilter(ChoiceFilter):
     title = "cost"
     parameter_name = "cost"
     offers = (*_amounts("cost"), Choice("unknown", "Partly unknown", lambda: Q(n_unpriced__gt=0)))
+
+
+class _OpenFilter(SimpleListFilter):
+    """A filter by what somebody enters."""
+
+    help = ""
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return []
+
+    def has_output(self) -> bool:
+        return True
+
+    def choices(self, changelist: Any) -> Any:
+        return []
+
+
+class DayFilter(_OpenFilter):
+    """From one day to another, both included, in the viewer's time zone. A day that is none counts as not given."""
+
+    title = "day"
+    parameter_name = DAY_FROM
+    template = "chatgateway/admin/filter_days.html"
+    column = "opened_at"
+
+    def __init__(self, request: HttpRequest, params: dict[str, Any], model: Any, model_admin: Any) -> None:
+        super().__init__(request, params, model, model_admin)
+        if DAY_TO in params:
+            self.used_parameters[DAY_TO] = params.pop(DAY_TO)[-1]
+        self.first, self.last = (_day(self.used_parameters.get(name)) for name in (DAY_FROM, DAY_TO))
+        self.zone = timezone.get_current_timezone_name()
+
+    def expected_parameters(self) -> list[str | None]:
+        return [DAY_FROM, DAY_TO]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.first:
+            queryset = queryset.filter(**{f"{self.column}__gte": _begin_of(dt.date.fromisoformat(self.first))})
+        if self.last:
+            after = dt.date.fromisoformat(self.last) + dt.timedelta(days=1)
+            queryset = queryset.filter(**{f"{self.column}__lt": _begin_of(after)})
+        return queryset
+
+
+class StartDayFilter(DayFilter):
+    column = "created_at"
+
+
+def _day(text: Any) -> str:
+    try:
+        day = dt.date.fromisoformat(str(text or ""))
+    except ValueError:
+        return ""
+    return day.isoformat() if 1970 <= day.year < 9999 else ""
+
+
+def _begin_of(day: dt.date) -> dt.datetime:
+    return timezone.make_aware(dt.datetime.combine(day, dt.time.min))
+
+
+class EndUserFilter(_OpenFilter):
+    title = "end user"
+    parameter_name = "end_user"
+    template = "chatgateway/admin/filter_text.html"
+    help = "The whole id, as callers name the person."
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        value = (self.value() or "").strip()
+        return queryset.filter(end_user=value) if value else queryset
+
+
+class ClientFilter(_OpenFilter):
+    title = "client"
+    parameter_name = "client"
+    template = "chatgateway/admin/filter_text.html"
+    help = "How its name begins, such as OpenAI/Python."
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        value = (self.value() or "").strip()
+        return queryset.filter(client__istartswith=value) if value else queryset
+
+
+class ToolFilter(_OpenFilter):
+    """Turns in which the agent called a tool."""
+
+    title = "tool"
+    parameter_name = "tool"
+    template = "chatgateway/admin/filter_text.html"
+    help = "One the agent used, by its whole name, such as terminal."
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        value = (self.value() or "").strip()
+        if not value:
+            return queryset
+        return queryset.filter(pk__in=Event.objects.filter(kind="ActionEvent", tool=value).order_by().values("turn"))

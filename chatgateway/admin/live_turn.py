@@ -14,13 +14,16 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from django.conf import settings
 from django.contrib import auth
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
+from django.utils import timezone
 
 from chatgateway import drivers, readings
+from chatgateway.admin import viewer
 from chatgateway.admin.turn_parts import step_html, steps_of
 from chatgateway.models import Turn
 from profiles.self_calls import in_thread
@@ -55,7 +58,7 @@ def stream(request: HttpRequest, turn: Turn) -> HttpResponseBase:
         return HttpResponse(f"{MAXIMUM_WATCHERS} turns are being watched already.", status=503)
     if readings.may_read(request):
         readings.note(request, readings.What.TURN, turn=turn)
-    watcher = _Watcher(session_key=request.session.session_key or "", turn_id=turn.pk)
+    watcher = _Watcher(session_key=request.session.session_key or "", turn_id=turn.pk, zone=viewer.zone_of(request))
     response = StreamingHttpResponse(_sent(watcher), content_type="text/event-stream")
     response["Cache-Control"] = "no-store"
     response["X-Accel-Buffering"] = "no"
@@ -101,7 +104,8 @@ async def _events(watcher: _Watcher) -> AsyncIterator[bytes]:
 class _Watcher:
     """One person at one turn. `look` queries, in any thread, one call at a time."""
 
-    def __init__(self, *, session_key: str, turn_id: UUID) -> None:
+    def __init__(self, *, session_key: str, turn_id: UUID, zone: ZoneInfo | None) -> None:
+        self._zone = zone
         self._session_key = session_key
         self._turn_id = turn_id
         self._steps: list[str] = []
@@ -132,7 +136,8 @@ class _Watcher:
         )
 
     def _changed(self, turn: Turn) -> dict[int, str]:
-        now = [step_html(step) for step in steps_of(turn).steps]
+        with timezone.override(self._zone):
+            now = [step_html(step) for step in steps_of(turn).steps]
         before, self._steps = self._steps, now
         return {at: html for at, html in enumerate(now) if at >= len(before) or before[at] != html}
 

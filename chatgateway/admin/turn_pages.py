@@ -16,8 +16,16 @@ from django.urls import path, reverse
 from django.utils import timezone
 
 from chatgateway import audit, readings
-from chatgateway.admin import live_turn, turn_frames, turn_parts, turn_story, turn_told
-from chatgateway.admin.filters import CostFilter, DurationFilter, PeriodFilter
+from chatgateway.admin import live_turn, selection, turn_frames, turn_parts, turn_story, turn_told
+from chatgateway.admin.filters import (
+    ClientFilter,
+    CostFilter,
+    DayFilter,
+    DurationFilter,
+    EndUserFilter,
+    PeriodFilter,
+    ToolFilter,
+)
 from chatgateway.admin.turn_told import OUTCOMES, cost_told, tokens_told, without_texts
 from chatgateway.models import Turn
 from profiles.admin_theme import ReadOnlyAdmin, RelatedFilter, as_uuid, column, duration, is_list, moment
@@ -37,7 +45,9 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
     empty_link = "admin:profiles_apikey_changelist"
     empty_link_title = "API keys"
     list_display = ("opened", "tenant_told", "model_told", "outcome_told", "code", "took", "tokens", "cost")
+    list_before_template = "chatgateway/admin/selection.html"
     list_filter = (
+        DayFilter,
         PeriodFilter,
         "outcome",
         "kind",
@@ -47,6 +57,9 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
         ("profile", RelatedFilter),
         ("api_key", RelatedFilter),
         ("agent_server", RelatedFilter),
+        EndUserFilter,
+        ToolFilter,
+        ClientFilter,
     )
     list_filter_submit = True
     search_fields = ("=request_id", "=reply_id", "=end_user")
@@ -69,6 +82,7 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
     def get_urls(self) -> list[Any]:
         view = self.admin_site.admin_view
         return [
+            path("totals/", view(self.totals), name="chatgateway_turn_totals"),
             path("by-request/<str:request_id>/", view(self.by_request), name="chatgateway_turn_by_request"),
             path("<uuid:turn_id>/stop/", view(self.stop), name="chatgateway_turn_stop"),
             path("<uuid:turn_id>/raw-request/", view(self.raw_request), name="chatgateway_turn_raw_request"),
@@ -115,6 +129,18 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
     def cost(self, turn: Turn) -> str:
         return cost_told(turn)
 
+    # --- above the list ---------------------------------------------------------------------------------------------
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        above = {"selection": selection.above_list(request, "turn")}
+        return super().changelist_view(request, {**(extra_context or {}), **above})
+
+    def totals(self, request: HttpRequest) -> HttpResponse:
+        """The sums of all turns that the list's filters keep."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return selection.totals_page(request, selection.chosen_rows(self, request))
+
     # --- the page of a turn -------------------------------------------------------------------------------------------
 
     def change_view(
@@ -153,6 +179,7 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
             "parameters": turn_frames.pretty(sent),
             "links": list(turn_told.links(turn)),
             "urls": turn_parts.urls_of(request, turn),
+            "zone": timezone.get_current_timezone_name(),
         }
         return TemplateResponse(request, "chatgateway/admin/turn.html", context)
 

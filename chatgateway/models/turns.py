@@ -225,6 +225,8 @@ class Turn(models.Model):
             ),
             models.Index(fields=["conversation", "arrival"], name="turn_in_conversation"),  # whose turn it is
             models.Index(fields=["api_key", "-opened_at"], name="turn_of_key"),  # ceilings.admit; filter by key
+            # the admin's filter by end user, and erasures
+            models.Index(fields=["end_user", "-opened_at"], name="turn_of_end_user", condition=~Q(end_user="")),
             # repeats.find: the newest turn of a key with this digest
             models.Index(fields=["api_key", "retry_digest", "-arrival"], name="turn_repeated"),
             # places.find: the newest turns that ended with a history
@@ -308,7 +310,11 @@ class Event(models.Model):
             # A feed that reconnects, or a second process, may deliver an event again.
             models.UniqueConstraint(fields=["conversation", "incarnation", "seq"], name="event_once"),
         ]
-        indexes = [models.Index(fields=["turn", "seq"], name="event_of_turn")]  # a turn's page
+        indexes = [
+            models.Index(fields=["turn", "seq"], name="event_of_turn"),  # a turn's page
+            # the admin's filter by tool
+            models.Index(fields=["tool", "turn"], name="event_of_tool", condition=Q(kind="ActionEvent")),
+        ]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.seq}"

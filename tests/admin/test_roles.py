@@ -26,7 +26,7 @@ EDITED = ("profiles_tenant", "profiles_apikey", "profiles_profile", "chatgateway
 OPEN_TO_ALL = {
     "index", "login", "jsi18n", "password_change", "password_change_done", "search", "toggle_sidebar", "overview_now",
     "chatgateway_turn_changelist", "chatgateway_turn_change", "chatgateway_turn_by_request",
-    "chatgateway_turn_live",
+    "chatgateway_turn_live", "chatgateway_turn_totals", "chatgateway_conversation_totals",
     "chatgateway_conversation_changelist", "chatgateway_conversation_change",
     "profiles_failedauthentication_changelist", "profiles_failedauthentication_change",
     "profiles_failedauthentication_history", "chatgateway_erasure_retention",

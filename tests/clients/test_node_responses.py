@@ -17,16 +17,27 @@ from tests.wire.test_responses import with_tools
 SCRIPT = "ai_sdk_responses.mjs"
 THREE = ["one", "two", "three"]
 STREAMED_OR_NOT = pytest.mark.parametrize("stream", [False, True], ids=["generateText", "streamText"])
-MOVES: dict[str, list[Move]] = {
-    "look": [Step(command="ls", thought="I shall look at all of the files now."), Step(command="pwd"), Answer("Two.")],
-    "parse": [Answer('```json\n{"name": "Ada", "age": 36}\n```')],
-    "hang": [Hang()],
-}
+
+
+def moves(_: object, text: str) -> list[Move]:
+    """What the agent does in a script that tries everything."""
+    match text.split("\n", maxsplit=1)[0]:
+        case "look":
+            return [
+                Step(command="ls", thought="I shall look at all of the files now."),
+                Step(command="pwd"),
+                Answer("Two."),
+            ]
+        case "parse":
+            return [Answer('```json\n{"name": "Ada", "age": 36}\n```')]
+        case "hang":
+            return [Hang()]
+    return [Answer(f"Heard: {text[-20:]}")]
 
 
 def test_the_openai_sdk_does_with_responses_all_that_it_can(served: LiveGateway, agent_server: FakeAgentServer) -> None:
     with_tools()
-    agent_server.on_message = lambda _, text: MOVES.get(text.split("\n")[0], [Answer(f"Heard: {text[-20:]}")])
+    agent_server.on_message = moves
 
     said = play_node("responses.mjs", served)
 

@@ -107,27 +107,19 @@ class GatewayProcess(OwnProcess):
 
 
 class WorkerProcess(OwnProcess):
-    """A Celery worker with beat, as `up` starts it."""
+    """A Celery worker, with beat as `up` starts it or without; `name` tells several apart."""
 
-    def __init__(self, *, data_dir: Path, **variables: str) -> None:
-        self._ready = data_dir / "worker-ready"
+    def __init__(self, *, data_dir: Path, name: str = "worker", has_beat: bool = True, **variables: str) -> None:
+        self._ready = data_dir / f"{name}-ready"
         self._ready.unlink(missing_ok=True)
         self._env = environment(data_dir) | {"GATEWAY_WORKER_READY_FILE": str(self._ready)} | variables
+        beat = ("--beat", "--schedule", str(data_dir / "beat")) if has_beat else ()
         super().__init__(
-            *("-m", "celery", "-A", "gateway_project.celery", "--quiet", "worker", "--beat"),
-            *(
-                "--pool",
-                "threads",
-                "--concurrency",
-                "2",
-                "--loglevel",
-                "WARNING",
-                "--without-gossip",
-                "--without-mingle",
-            ),
-            *("--schedule", str(data_dir / "beat")),
+            *("-m", "celery", "-A", "gateway_project.celery", "--quiet", "worker", "--hostname", f"{name}@%h"),
+            *("--pool", "threads", "--concurrency", "2", "--loglevel", "WARNING"),
+            *("--without-gossip", "--without-mingle", *beat),
             env=self._env,
-            log=data_dir / "worker.log",
+            log=data_dir / f"{name}.log",
         )
 
     def run(self, task: str) -> None:
@@ -142,3 +134,15 @@ class WorkerProcess(OwnProcess):
                 return self
             time.sleep(0.05)
         raise RuntimeError(f"the worker did not start: {self.output()[-3000:]}")
+
+
+class BeatProcess(OwnProcess):
+    """Celery's beat alone, for workers without."""
+
+    def __init__(self, *, data_dir: Path, **variables: str) -> None:
+        super().__init__(
+            *("-m", "celery", "-A", "gateway_project.celery", "--quiet", "beat", "--loglevel", "WARNING"),
+            *("--schedule", str(data_dir / "beat"), "--pidfile", ""),
+            env=environment(data_dir) | variables,
+            log=data_dir / "beat.log",
+        )

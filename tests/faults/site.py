@@ -21,7 +21,7 @@ from tests.fakes.agent_server import FakeAgentServer
 from tests.faults import books, calls
 from tests.faults.books import Balance
 from tests.faults.calls import Call
-from tests.faults.processes import GatewayProcess, OwnProcess, WorkerProcess
+from tests.faults.processes import BeatProcess, GatewayProcess, OwnProcess, WorkerProcess
 from tests.live.scripted_llm import ScriptedLlm
 from tests.waiting import eventually
 
@@ -97,10 +97,15 @@ class Site:
         self._processes.append(started)
         return started.wait_until_ready() if is_ready else started
 
-    def worker(self, **variables: str) -> WorkerProcess:
-        started = WorkerProcess(data_dir=self._directory, **variables)
+    def worker(self, name: str = "worker", *, has_beat: bool = True, **variables: str) -> WorkerProcess:
+        started = WorkerProcess(data_dir=self._directory, name=name, has_beat=has_beat, **variables)
         self._processes.append(started)
         return started.wait_until_ready()
+
+    def beat(self, **variables: str) -> BeatProcess:
+        started = BeatProcess(data_dir=self._directory, **variables)
+        self._processes.append(started)
+        return started
 
     def agent(self, *, capacity: int = 10) -> FakeAgentServer:
         """Start an agent-server that the gateways know. It takes more runs than they may give it, so that it shows."""
