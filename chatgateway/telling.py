@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from chatgateway import message_store, stored_items
 from chatgateway.models import Conversation, Turn
 from chatgateway.openai_api import eliding
-from chatgateway.openai_api.histories import SentHistory
+from chatgateway.openai_api.histories import SentHistory, cut_text
 from chatgateway.openai_api.messages import parse_messages
 from chatgateway.openai_api.responses_input import parse_input, parse_items
 from chatgateway.openai_api.responses_reply import uuid_in
@@ -189,7 +189,7 @@ def message_after(turn: Turn, sent: SentHistory, transcript: Transcript, *, prof
         fence = new_fence([turn.answer, user_text(transcript.user_parts)], lambda: secrets.token_hex(8))
         return Told(parts=after_stop(transcript.user_parts, seen=turn.answer, fence=fence))
     if _is_in_log(turn):
-        seen = user_text(transcript.earlier[-1].parts) if transcript.earlier[-1].role == "assistant" else ""
+        seen = cut_text(user_text(transcript.earlier[-1].parts)) if transcript.earlier[-1].role == "assistant" else ""
         fence = new_fence([seen, user_text(transcript.user_parts)], lambda: secrets.token_hex(8))
         return Told(parts=after_stop(transcript.user_parts, seen=seen, fence=fence))
     return told(replace(transcript, earlier=transcript.earlier[_known_to_agent(turn, sent) :]), profile=profile)

@@ -28,6 +28,8 @@ TOLD = re.compile(
     r"|<stopped-(?P<stop>\w{16})>\n(?P<seen>.*?)\n</stopped-(?P=stop)>",
     re.DOTALL,
 )
+QUESTION = re.compile(r"u\d+\.(?: (?:STOP|HANG|FAIL))?")
+THOUGHTS = "<think>\nHm.\n</think>\n"  # as clients fold them into the text, which tells an agent nothing it said
 _words = itertools.count(1)
 
 
@@ -55,7 +57,7 @@ def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
 
 def _with_thoughts(message: dict[str, Any]) -> dict[str, Any]:
     is_said = message["role"] == "assistant" and message["content"]
-    return message | {"content": f"<think>\nHm.\n</think>\n{message['content']}"} if is_said else message
+    return message | {"content": f"{THOUGHTS}{message['content']}"} if is_said else message
 
 
 def _trimmed(message: dict[str, Any]) -> dict[str, Any]:
@@ -180,8 +182,14 @@ def _said(prompt: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """What an agent has before it, as (who said it, text): each message, and before it what it tells of others."""
     for role, text in prompt:
         for told in TOLD.finditer(text):
-            yield (told["role"], told["text"].strip()) if told["fence"] else ("assistant", told["seen"].strip())
-        yield role, TOLD.sub("", text).rsplit("\n\n", 1)[-1].strip()
+            who, what = (told["role"], told["text"]) if told["fence"] else ("assistant", told["seen"])
+            yield who, what.removeprefix(THOUGHTS).strip()
+        rest = TOLD.sub("", text)
+        if role != "user":
+            yield role, rest.removeprefix(THOUGHTS).strip()
+            continue
+        # A question that came to nothing stands before the next one.
+        yield from (("user", asked) for part in rest.split("\n\n") if QUESTION.fullmatch(asked := part.strip()))
 
 
 def _pieces(stream: str) -> Iterator[str]:
