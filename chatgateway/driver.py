@@ -141,6 +141,7 @@ class Driver:
         except Exception as error:  # noqa: BLE001  whatever it is becomes the turn's outcome
             failure = error
         finally:
+            self._patience = None  # it is over; who still stops the run must not lose it again
             deadline.cancel()
             self.live.when_cancelled(None)
             await self._stop_stopping()

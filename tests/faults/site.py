@@ -31,7 +31,13 @@ Play = Callable[[str], list[Move]]
 # Whoever asks more at once does so with `ask_many`.
 MOST_CALLERS = 16
 # What asyncio and the drivers log of an exception that nobody foresaw.
-DEFECTS = ("Exception in callback", "was never retrieved", "the driver of turn", "failed inside the gateway")
+DEFECTS = (
+    "Exception in callback",
+    "was never retrieved",
+    "the driver of turn",
+    "failed inside the gateway",
+    "could not be stopped in order",
+)
 # By then every turn has ended and given its slot back.
 SETTLE_SECONDS = 60.0
 
