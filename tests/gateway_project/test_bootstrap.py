@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from django.contrib.auth import authenticate, get_user_model
+from django.contrib.auth.base_user import AbstractBaseUser
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
+from django.test import RequestFactory
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -40,6 +42,11 @@ def _caller(text: str) -> access.Caller:
     return access.caller_for(text, now=timezone.now())
 
 
+def _signed_in(username: str, password: str) -> AbstractBaseUser | None:
+    """Whom these sign in; attempts are counted by address, so there is a request."""
+    return authenticate(RequestFactory().post("/admin/login/"), username=username, password=password)
+
+
 # --- access --------------------------------------------------------------------------------------------------------
 
 
@@ -48,7 +55,7 @@ def test_the_first_start_makes_an_administrator_a_tenant_and_a_key_that_work() -
 
     assert made.password
     assert made.key
-    assert getattr(authenticate(username="admin", password=made.password), "is_superuser", False)
+    assert getattr(_signed_in("admin", made.password), "is_superuser", False)
     key = ApiKey.objects.get()
     assert (key.can_chat, key.can_manage, key.allows_all_profiles, key.used_by_one_person) == (True,) * 4
     assert _caller(made.key).api_key_id == key.pk
@@ -138,7 +145,7 @@ def test_a_password_can_be_had_anew(capsys: pytest.CaptureFixture[str]) -> None:
     call_command("reset_admin_password")
 
     name, password = capsys.readouterr().out.split()
-    assert authenticate(username=name, password=password) is not None
+    assert _signed_in(name, password) is not None
 
 
 @pytest.mark.parametrize(
