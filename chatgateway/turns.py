@@ -34,7 +34,7 @@ from chatgateway.drivers import Drivers, current
 from chatgateway.errors import AgentRunFailed, AgentServerUnavailable, GatewayError
 from chatgateway.housekeeping import Chore
 from chatgateway.live import LiveTurn
-from chatgateway.models import Conversation, Turn
+from chatgateway.models import AgentServer, Conversation, Turn
 from chatgateway.openai_api import chat_request, responses_request
 from chatgateway.openai_api.answer_form import form_in
 from chatgateway.openai_api.chat_request import ChatRequest, LlmOverrides
@@ -122,13 +122,29 @@ async def join_or_open(
             profile=profile,
             named=named,
             may_wait=may_wait,
+            placed=placed,
         )
 
-    try:
-        turn, found, limits = await _patiently(join_or_open_row)
-    except IntegrityError:
-        # The same Idempotency-Key, or the same history, came to another process at the same moment and was first.
-        turn, found, limits = await _patiently(join_or_open_row)
+    def placed(found: Found, server: AgentServer) -> None:
+        if found.is_new and found.conversation.state == Conversation.State.NEW:
+            head_starts.begin(
+                partial(
+                    drivers.head_start,
+                    server=server,
+                    conversation=found.conversation,
+                    profile=profile,
+                    overrides=chat.overrides,
+                    instructions=found.instructions,
+                )
+            )
+
+    with drivers.head_starts() as head_starts:
+        try:
+            turn, found, limits = await _patiently(join_or_open_row)
+        except IntegrityError:
+            # The same Idempotency-Key, or the same history, came to another process at the same moment and was first.
+            turn, found, limits = await _patiently(join_or_open_row)
+        head_start = head_starts.take(turn.conversation_id)
     if found is None:
         logger.info("request %s joins turn %s", arrival.request_id, turn.pk)
         metrics.request_joined()
@@ -144,6 +160,7 @@ async def join_or_open(
                 overrides=chat.overrides,
                 parts=found.parts,
                 whole=found.whole,
+                head_start=head_start,
                 form=chat.form,
                 instructions=found.instructions,
                 max_tool_calls=chat.max_tool_calls,
@@ -188,7 +205,9 @@ def _open_row(
     profile: Profile,
     named: Named,
     may_wait: bool,
+    placed: Callable[[Found, AgentServer], None],
 ) -> _Opened:
+    """`placed` is told which agent-server the turn has, when nothing is left that could refuse it."""
     servers.lock()  # from here on no sweep ends the conversation's time, and nobody else opens a turn
     admission = ceilings.admit(arrival.caller, profile)
     at = audit.new_arrival()
@@ -203,6 +222,8 @@ def _open_row(
     if not is_new and profile.when_busy == Profile.WhenBusy.REJECT:
         servers.refuse_if_busy(found.conversation, at)
     server = servers.pick(conversation=found.conversation, profile_id=profile.pk, is_new=is_new, arrival=at)
+    if server is not None:
+        placed(found, server)
     turn = audit.open_turn(
         arrival=arrival,
         asked=asked,
