@@ -238,7 +238,7 @@ class Turn(models.Model):
                 name="turn_began_unanswered",
                 condition=~Q(outcome__in=("answered", "refused")),
             ),
-            # servers.grant and turns.adopt_expired: open turns, a handful among millions
+            # servers.grant and takeover.adopt_expired: open turns, a handful among millions
             models.Index(fields=["arrival"], name="turn_open", condition=Q(outcome="open")),
             # servers.grant: closed turns whose run may still hold a slot
             models.Index(
