@@ -113,8 +113,9 @@ class AgentSession:
         """Say that the run ended well: the feed may serve the conversation's next turn."""
         self._may_keep_feed = True
 
-    async def start(self, spec: AgentSpec, *, template: str, head_start: HeadStart | None = None) -> None:
-        """Create the conversation, unless that is under way, or find the one an interrupted attempt of ours created."""
+    async def start(self, spec: AgentSpec, *, template: str, head_start: HeadStart | None = None) -> bool:
+        """Create the conversation, unless that is under way, or find the one an interrupted attempt of ours created.
+        Return whether it is new."""
         if head_start is not None:
             created = await head_start.created()
         else:
@@ -125,9 +126,14 @@ class AgentSession:
             await self.client.create_conversation(self.conversation_id, spec, timeout_seconds=CALL_SECONDS)
         if template and created.is_new:
             await self.client.copy_directory(template, spec.working_dir, timeout_seconds=CALL_SECONDS)
+        return created.is_new
 
-    async def connect(self, *, after_seq: int) -> None:
-        """Open the feed. Raises ConversationMissing when the agent-server does not know the conversation."""
+    async def connect(self, *, after_seq: int, is_new: bool = False) -> None:
+        """Open the feed. `is_new`: the conversation was created a moment ago, and there is nothing to catch up with;
+        whatever is wrong with the feed shows when the message does not come back over it.
+
+        Raises ConversationMissing when the agent-server does not know the conversation.
+        """
         if self._feed is not None:
             await self._feed.close()
             self._feed = None
@@ -142,6 +148,7 @@ class AgentSession:
                 after_seq=after_seq,
                 connect_timeout_seconds=CONNECT_SECONDS,
                 reconnect_within_seconds=RECONNECT_SECONDS,
+                is_empty=is_new,
             )
             self._feed = await feed.__aenter__()  # left in our own __aexit__, or kept
         self.cursor = max(after_seq, self._feed.through_seq)

@@ -349,6 +349,7 @@ class AgentServerClient:
         after_seq: int | None,
         timeout_seconds: float,
         skipped: SkippedFrames | None = None,
+        is_empty: bool = False,
     ) -> SessionSocket:
         """One connection to the event feed, past its replay; the caller closes it. See `session_socket.connect`."""
         return await session_socket.connect(
@@ -360,6 +361,7 @@ class AgentServerClient:
             timeout_seconds=timeout_seconds,
             heartbeat_seconds=self._heartbeat_seconds,
             skipped=skipped or SkippedFrames(),
+            is_empty=is_empty,
         )
 
 
