@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -89,7 +88,7 @@ class AgentSession:
         self._translator: Translator | None = None
         self._kept_feeds = kept_feeds
         self._may_keep_feed = False
-        self._ahead: deque[list[Frame]] = deque()  # read while the message was sent
+        self._ahead: list[list[Frame]] = []  # read while the message was sent
 
     async def __aenter__(self) -> Self:
         return self
@@ -319,7 +318,7 @@ class AgentSession:
         if self._feed.replayed:
             yield self._batch([*self._feed.replayed])
         while self._ahead:
-            yield await self._batch_and_run(self._ahead.popleft())
+            yield await self._batch_and_run(self._ahead.pop(0))
         async for frames in self._feed:
             yield await self._batch_and_run(frames)
 

@@ -179,6 +179,13 @@ def record_refusal(*, arrival: Arrival, asked: Asked, error: GatewayError, profi
     return turn
 
 
+def lighten(turn: Turn) -> None:
+    """Let go of what the row has and the end of a run does not ask for: a run may be long, and there may be many."""
+    turn.profile_snapshot = {name: turn.profile_snapshot.get(name) for name in ("slug", "llm_model")}
+    if not turn.is_response:
+        turn.parameters = {}
+
+
 def assign(turn: Turn, server: AgentServer) -> None:
     """Give the turn a slot on `server`: from now on it may call it."""
     now = timezone.now()

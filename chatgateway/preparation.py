@@ -202,6 +202,11 @@ class Preparation:
         else:
             await session.send(parts)
 
+    def let_go(self) -> None:
+        """Forget the message, which the agent has now: it may hold a long history, and the run be long."""
+        self._parts = self._message = ()
+        self._whole = None
+
     async def complete(self, session: AgentSession) -> None:
         """Bring to its end what another process began of a fork."""
         if self.conversation.is_fresh_fork:

@@ -50,6 +50,10 @@ class Note:
 
     future: Future[Any]
 
+    @property
+    def is_over(self) -> bool:
+        return self.future.done()
+
     def withdraw(self) -> bool:
         """Take it back, because something else says the same. False if it is too late: it is, or is being, written."""
         return self.future.cancel()
