@@ -1,4 +1,4 @@
-"""The record of turns: opened before an agent-server is called, closed exactly once. The only writer of `Turn`,
+"""The record of turns: opened before an agent is set to work, closed exactly once. The only writer of `Turn`,
 `Attempt`, `Event`, `Message` and `Image` rows, together with `past`, which writes what was over before it was written;
 `removal` alone takes away what they wrote.
 

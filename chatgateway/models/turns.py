@@ -20,7 +20,7 @@ RESPONSES = "responses"
 class Turn(models.Model):
     """One request to an agent, or the refusal of one, and what became of it.
 
-    Written by `audit` only: opened before an agent-server is called, closed exactly once however the turn ends.
+    Written by `audit` only: opened before an agent is set to work, closed exactly once however the turn ends.
     Requests that a client repeated because it lost the answer join the turn as further `Attempt` rows.
     """
 
