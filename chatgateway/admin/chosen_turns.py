@@ -7,6 +7,7 @@ held while a slow download goes on, and turns that come meanwhile do not shift t
 from __future__ import annotations
 
 import tempfile
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
@@ -43,6 +44,7 @@ class ChosenTurns:
 
     def __init__(self, turns: QuerySet[Turn]) -> None:
         self._ids = tempfile.SpooledTemporaryFile(max_size=_LIST_BYTES)  # noqa: SIM115  closed with the response
+        self._close = weakref.finalize(self, self._ids.close)  # or with this, if nobody takes it
         self.count = 0
         for pk in turns.values_list("pk", flat=True).iterator(chunk_size=5_000):
             self._ids.write(pk.bytes)
@@ -50,7 +52,7 @@ class ChosenTurns:
         self._ids.seek(0)
 
     def close(self) -> None:
-        self._ids.close()
+        self._close()
 
     def batches(self, *, with_events: bool) -> Iterator[Batch]:
         """Yield the turns with their events, which are at most one more of each than `turn_story` tells.

@@ -127,7 +127,7 @@ def test_a_row_has_the_figures_the_texts_and_how_often_each_tool_was_called(admi
     assert (row["opened_at"], row["time_zone"]) == ("2026-11-21T03:30:00.000+01:00", "Europe/Berlin")
     assert (row["cost_usd"], row["texts"]) == ("0.00000400", "included")
     assert answer["Content-Disposition"].startswith('attachment; filename="turns-')
-    assert answer["Cache-Control"] == "no-store, private"
+    assert "no-store" in answer["Cache-Control"]
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "\n=HYPERLINK()", "＝1"])
@@ -197,7 +197,7 @@ def test_the_lists_offer_what_they_show(admin: Client) -> None:
 
 
 def test_a_filter_that_is_none_leads_back_to_the_list(admin: Client) -> None:
-    answer = admin.get(url_of("csv", p="nonsense"), follow=True)
+    answer = admin.get(url_of("csv", tenant__id__exact="nobody"), follow=True)
 
     assert "Nothing was exported" in answer.content.decode()
     assert not TranscriptReading.objects.exists()
