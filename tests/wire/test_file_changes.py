@@ -7,11 +7,13 @@ from pathlib import Path
 import httpx
 import pytest
 from django.contrib.auth.models import User
+from django.db import transaction
 from django.test import Client
 from django.urls import reverse
 
-from chatgateway import erasures, removal
-from chatgateway.models import AgentServer, FileChanges, Turn
+from chatgateway import erasures, file_changes, removal
+from chatgateway.agentserver.changed_files import DirectoryChanges
+from chatgateway.models import AgentServer, Event, FileChanges, Turn
 from profiles.models import Profile, Tenant
 from tests.fakes.agent_script import Answer, Step
 from tests.fakes.agent_server import FakeAgentServer
@@ -101,10 +103,9 @@ def test_directories_that_are_shared_are_not_compared_and_the_page_says_why(
     fixed = str(tmp_path / "fixed") if workspace == "fixed" else ""
     Profile.objects.update(workspace=workspace, workspace_path=fixed)
     agent_server.script(write("a.txt", "x\n"), Answer("Done."))
+
     shared = ask(http)
-    Profile.objects.update(workspace="per_conversation", workspace_path="")
-    agent_server.script(write("a.txt", "x\n"), Answer("Done."))
-    recorded(ask(http))
+    eventually(Event.objects.filter(turn=shared, kind="ActionEvent").exists)
 
     assert not FileChanges.objects.filter(turn=shared).exists()
     html = admin.get(reverse("admin:chatgateway_turn_change", args=[shared.pk])).content.decode()
@@ -154,16 +155,14 @@ def test_it_goes_with_the_turns_texts(http: httpx.Client, agent_server: FakeAgen
 def test_what_is_found_after_the_texts_were_removed_is_not_kept(
     http: httpx.Client, agent_server: FakeAgentServer
 ) -> None:
-    from chatgateway import file_changes
-    from chatgateway.agentserver.changed_files import DirectoryChanges
-
     agent_server.script(write("a.txt", "x\n"), Answer("Done."))
     turn = ask(http)
     recorded(turn).delete()
     Turn.objects.update(closed_at="2026-01-01T00:00:00Z")
     removal.remove_content([turn.pk], why="test")
 
-    file_changes.write(turn, DirectoryChanges())
+    with transaction.atomic():
+        file_changes.write(turn, DirectoryChanges())
 
     assert not FileChanges.objects.exists()
 

@@ -196,7 +196,7 @@ def test_without_one_on_the_path_the_agent_servers_own_is_taken(workspace: Path)
     command = changed_files.command(str(workspace), base="new")
     outer = f"import subprocess; subprocess.run(['/bin/sh', '-c', {command!r}], env={{'PATH': '/bin'}}, check=True)"
     if any((Path("/bin") / name).exists() for name in ("python3", "python")):
-        outer = outer.replace("'/bin'", "'/nowhere'").replace("readlink", "/bin/readlink")
+        outer = outer.replace("'/bin'", "'/nowhere'").replace("$(readlink", "$(/bin/readlink")
 
     done = subprocess.run([sys.executable, "-c", outer], capture_output=True, text=True, check=True)
 
