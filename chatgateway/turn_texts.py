@@ -17,10 +17,9 @@ from django.db import connection, transaction
 from django.db.models import Min
 from django.utils import timezone
 
-from chatgateway import message_store, sql
+from chatgateway import message_store, sql, words
 from chatgateway.models import Message, Turn, TurnText, Watermark
 from chatgateway.models.texts import SQLITE_INDEX
-from chatgateway.words import words_of
 
 # Rows of one statement, and turns of one transaction of `fill_in`: some hundredths of a second each.
 _BATCH = 200
@@ -52,13 +51,14 @@ def write(turns: Iterable[Turn]) -> None:
 
     Reads the last message of each, unless the turn was opened by this process and still has it.
     """
-    mark = "to_tsvector('simple', %s)" if connection.vendor == "postgresql" else "%s"
+    is_postgresql = connection.vendor == "postgresql"
+    mark, joined = ("%s::tsvector", words.for_postgresql) if is_postgresql else ("%s", " ".join)
     turn_id = TurnText._meta.get_field("turn")
     for some in batched(turns, _BATCH):
         values = [
             value
             for turn in some
-            for value in (turn_id.get_db_prep_value(turn.pk, connection), _words(turn))
+            for value in (turn_id.get_db_prep_value(turn.pk, connection), joined(_words(turn)))
         ]  # fmt: skip
         rows = ", ".join([f"(%s, {mark})"] * len(some))
         sql.execute(
@@ -67,8 +67,8 @@ def write(turns: Iterable[Turn]) -> None:
         )
 
 
-def _words(turn: Turn) -> str:
-    return " ".join((*words_of(question_of(turn.last_message)), *words_of(turn.answer)))
+def _words(turn: Turn) -> list[str]:
+    return words.words_of(question_of(turn.last_message)) + words.words_of(turn.answer)
 
 
 def fill_in(*, seconds: float = RUN_SECONDS) -> Filled:

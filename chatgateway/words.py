@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,9 +41,16 @@ def words_of(text: str) -> list[str]:
     return _split(text[:MAXIMUM_CHARS])[:MAXIMUM_WORDS]
 
 
+def for_postgresql(words: Iterable[str]) -> str:
+    """Return words as a `tsvector`: made here, so that no parser of the database divides them another way."""
+    return " ".join([f"'{word}':{number}" for number, word in enumerate(words, 1)])
+
+
 def _split(text: str) -> list[str]:
     found = _WORD.findall(folded(text))
-    return [word[:_WORD_CHARS] for word in found if word.isascii() or word.isalnum()]
+    if not text.isascii():
+        found = [word for word in found if word.isalnum()]  # vowel signs stand among the letters of some scripts
+    return [word[:_WORD_CHARS] for word in found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,7 @@ class Query:
 
     @property
     def for_postgresql(self) -> str:
-        """For `to_tsquery`."""
+        """As a `tsquery`."""
         return " & ".join(_tsquery(term) for term in self.terms)
 
     @property

@@ -3,11 +3,10 @@ import django.db.models.deletion
 from django.db import migrations, models
 
 # SQLite has no index over words: a table of its own, which reads the words where they are and is kept up by triggers.
-# The words come separated and folded, so that nothing is left to its tokenizer.
+# The words come separated and folded: its tokenizer has nothing to know of letters (“ascii” takes all others as such).
 SQLITE = (
     """CREATE VIRTUAL TABLE chatgateway_turntext_index USING fts5(
-        words, content='chatgateway_turntext', content_rowid='id', columnsize=0,
-        tokenize="unicode61 remove_diacritics 0"
+        words, content='chatgateway_turntext', content_rowid='id', columnsize=0, tokenize='ascii'
     )""",
     """CREATE TRIGGER chatgateway_turntext_inserted AFTER INSERT ON chatgateway_turntext BEGIN
         INSERT INTO chatgateway_turntext_index (rowid, words) VALUES (new.id, new.words);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.core.exceptions import EmptyResultSet
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Lookup
@@ -18,7 +19,7 @@ SQLITE_INDEX = "chatgateway_turntext_index"
 
 
 class WordsField(models.TextField[str, str]):
-    """Words, separated by spaces: a `tsvector` in PostgreSQL, a text in SQLite. Written by SQL, never read."""
+    """Words in their order: a `tsvector` in PostgreSQL, in SQLite a text with spaces. Written by SQL, never read."""
 
     def db_type(self, connection: BaseDatabaseWrapper) -> str:
         return "tsvector" if connection.vendor == "postgresql" else "text"
@@ -33,14 +34,20 @@ class Matches(Lookup[Any]):
     rhs: Query
 
     def as_postgresql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper) -> tuple[str, tuple[Any, ...]]:
+        self._require_words()
         column, parameters = self.process_lhs(compiler, connection)
-        return f"{column} @@ to_tsquery('simple', %s)", (*parameters, self.rhs.for_postgresql)
+        return f"{column} @@ %s::tsquery", (*parameters, self.rhs.for_postgresql)
 
     def as_sqlite(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper) -> tuple[str, tuple[Any, ...]]:
+        self._require_words()
         assert isinstance(self.lhs, Col)
-        table = compiler.quote_name_unless_alias(self.lhs.alias)
+        table = compiler.quote_name(self.lhs.alias)
         found = f"SELECT rowid FROM {SQLITE_INDEX} WHERE {SQLITE_INDEX} MATCH %s"  # noqa: S608  a name of ours
         return f"{table}.id IN ({found})", (self.rhs.for_sqlite,)
+
+    def _require_words(self) -> None:
+        if not self.rhs:
+            raise EmptyResultSet
 
 
 class TurnText(models.Model):
