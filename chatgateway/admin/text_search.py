@@ -16,6 +16,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from chatgateway import readings, turn_texts
+from chatgateway.admin import exports
 from chatgateway.models import Attempt, Turn, TurnText
 from chatgateway.words import Query
 from profiles.admin_theme import ChangeList, as_uuid
@@ -91,18 +92,8 @@ def noted(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     changes = context and context.get("cl")
     if changes and query_of(request, changes.query):
         shown = sum(bool(getattr(row, "found", "")) for row in changes.result_list)
-        readings.note(request, readings.What.SEARCH, turns=shown, selection=_filters_told(request))
+        readings.note(request, readings.What.SEARCH, turns=shown, selection=exports.selected(request))
     return response
-
-
-def _filters_told(request: HttpRequest) -> str:
-    """Say what else a list was narrowed to; no searched text, and nobody's id."""
-    kept = (
-        name if name == "end_user" else f"{name} {value}"
-        for name, value in request.GET.items()
-        if value and name not in {"q", "p", "o", "all"}
-    )
-    return ", ".join(kept)
 
 
 def places_in(turns: list[Turn], query: Query) -> dict[UUID, SafeString]:

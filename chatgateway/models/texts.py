@@ -54,7 +54,7 @@ class TurnText(models.Model):
     """The words of a turn's question and answer, for the search of auditors.
 
     Written by `turn_texts` when the turn ends, deleted by `removal` with the texts it was made of. The table has an
-    index or triggers that Django does not know of (migration 0016): whoever alters it makes them again.
+    index or triggers that Django does not know of (migration 0017): whoever alters it makes them again.
     """
 
     turn = models.OneToOneField(Turn, models.CASCADE, related_name="text")

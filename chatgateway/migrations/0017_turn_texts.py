@@ -40,7 +40,7 @@ def drop_index(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('chatgateway', '0015_selections'),
+        ('chatgateway', '0016_exports'),
     ]
 
     operations = [
