@@ -26,6 +26,7 @@ from chatgateway.agentserver.schemas import DurableEvent
 from chatgateway.errors import GatewayError
 from chatgateway.models import RESPONSES, AgentServer, Attempt, Conversation, Event, Message, Turn
 from chatgateway.openai_api import histories
+from chatgateway.querysets import TurnQuerySet
 from chatgateway.turn_events import TokenCounts, TurnAnswered
 from profiles.access import Caller
 from profiles.models import Profile
@@ -34,6 +35,10 @@ from profiles.pricing import cost_usd
 LEASE_SECONDS = 20
 # By the database's clock: the clocks of two machines need not agree.
 LEASE_END = sql.InSeconds(LEASE_SECONDS)
+# A lease that ends later than any is given was written by a clock that was set back since. The slack is for statements
+# that wait: PostgreSQL takes their time when they arrive and looks at the rows when their locks are there, so that one
+# may see leases that are, by its own time, longer than any is given.
+_LONGEST_LEASE_SECONDS = 2 * LEASE_SECONDS
 
 
 _REPLY_PREFIXES = {"completions": "cmpl-", RESPONSES: "resp_"}
@@ -406,14 +411,28 @@ def drop_leases(owner: str, turn_ids: list[UUID]) -> None:
     )
 
 
+def unclaimed(*, for_seconds: int = 0) -> TurnQuerySet:
+    """Open turns that nobody drives any more: their lease ran out so long ago, or ends when no lease can.
+
+    By the database's clock: the clocks of two machines need not agree.
+    """
+    ran_out = Q(lease_expires_at__lt=sql.InSeconds(-for_seconds))
+    return Turn.objects.open().filter(ran_out | Q(lease_expires_at__gt=sql.InSeconds(_LONGEST_LEASE_SECONDS)))
+
+
 def take_over(turn: Turn, *, owner: str) -> bool:
-    """Claim a turn whose lease ran out. False when another process was first."""
-    changed = Turn.objects.filter(pk=turn.pk, outcome=Turn.Outcome.OPEN, lease_generation=turn.lease_generation).update(
-        lease_owner=owner,
-        lease_generation=F("lease_generation") + 1,
-        lease_expires_at=LEASE_END,
+    """Claim a turn of `unclaimed()`. False when another process was first, or its own has renewed its lease since."""
+    changed = (
+        unclaimed()
+        .filter(pk=turn.pk, lease_generation=turn.lease_generation)
+        .update(
+            lease_owner=owner,
+            lease_generation=F("lease_generation") + 1,
+            lease_expires_at=LEASE_END,
+        )
     )
-    turn.lease_generation += 1
+    if changed:
+        turn.lease_generation += 1
     return bool(changed)
 
 
