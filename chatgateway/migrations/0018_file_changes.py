@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('chatgateway', '0016_exports'),
+        ('chatgateway', '0017_turn_texts'),
     ]
 
     operations = [
