@@ -13,6 +13,7 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
 
+from chatgateway.admin import span_filter
 from chatgateway.models import Turn
 from profiles.admin_theme import ThemedChangeList, usd
 
@@ -119,6 +120,8 @@ def above_list(request: HttpRequest, model_name: str) -> dict[str, Any]:
     return {
         "totals_url": f"{reverse(f'admin:chatgateway_{model_name}_totals')}?{query}",
         "days": [_day(request, today, today - dt.timedelta(days=ago)) for ago in range(DAYS_OFFERED)],
+        "span": span_filter.told(request.GET.get(span_filter.PARAMETER, "")),
+        "without_span": f"?{_without(request, span_filter.PARAMETER).urlencode()}",
         "zone": timezone.get_current_timezone_name(),
     }
 
@@ -142,6 +145,11 @@ def _narrowed(request: HttpRequest, name: str, value: Any) -> str:
 
 
 def _without_page(request: HttpRequest) -> QueryDict:
+    return _without(request)
+
+
+def _without(request: HttpRequest, *names: str) -> QueryDict:
     query = request.GET.copy()
-    query.pop("p", None)
+    for name in ("p", *names):
+        query.pop(name, None)
     return query

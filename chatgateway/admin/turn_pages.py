@@ -26,6 +26,7 @@ from chatgateway.admin.filters import (
     PeriodFilter,
     ToolFilter,
 )
+from chatgateway.admin.span_filter import SpanFilter
 from chatgateway.admin.turn_told import OUTCOMES, cost_told, tokens_told, without_texts
 from chatgateway.models import Turn
 from profiles.admin_theme import ReadOnlyAdmin, RelatedFilter, as_uuid, column, duration, is_list, moment
@@ -49,6 +50,7 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
     list_filter = (
         DayFilter,
         PeriodFilter,
+        SpanFilter,
         "outcome",
         "kind",
         DurationFilter,
