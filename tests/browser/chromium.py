@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from playwright.sync_api import Frame, Page, sync_playwright
+from playwright.sync_api import ConsoleMessage, Frame, Page, sync_playwright
 
 from tests.requirements import need
 
@@ -36,7 +36,7 @@ class Visit:
         page = self.page
         page.on("dialog", lambda dialog: self.complain(f"dialog: {dialog.message}"))
         page.on("pageerror", lambda error: self.complain(f"script: {error}"))
-        page.on("console", lambda said: self.complain(f"console: {said.text}") if said.type == "error" else None)
+        page.on("console", lambda said: self.complain(_told(said)) if said.type == "error" else None)
         page.on("request", lambda sent: self.complain(f"request: {sent.url}") if not self._is_ours(sent.url) else None)
 
     def complain(self, text: str) -> None:
@@ -72,6 +72,10 @@ class Visit:
                 return found
             self.page.wait_for_timeout(50)
         raise TimeoutError(f"There is no frame of {part_of_url}; there are {[f.url for f in self.page.frames]}.")
+
+
+def _told(said: ConsoleMessage) -> str:
+    return f"console: {said.text} ({said.location.get('url', '')})"
 
 
 def browse(

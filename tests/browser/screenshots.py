@@ -18,6 +18,7 @@ from typing import Any
 
 WIDTHS = {"wide": 1440, "narrow": 390}
 SCHEMES = ("light", "dark")
+LEAST_HEIGHT = 900
 PASSWORD = "a long password"
 # What docs/images holds, light and wide: which page each is of.
 IN_DOCS = {"overview.png": "overview-7-days", "turns.png": "list-turn", "turn.png": "turn", "key.png": "key",
@@ -124,7 +125,7 @@ def _pages() -> Iterator[tuple[str, str]]:
         ("profile-test", Profile.objects.order_by("slug").first(), "test"),
         ("profile-doctor", Profile.objects.order_by("slug").first(), "doctor"),
         ("tenant", Tenant.objects.order_by("name").first(), "change"),
-        ("key", ApiKey.objects.filter(last_used_at__isnull=False).order_by("name").last(), "change"),
+        ("key", ApiKey.objects.filter(revoked_at__isnull=True).order_by("-last_used_at").first(), "change"),
         ("key-use", ApiKey.objects.filter(revoked_at__isnull=True).first(), "use"),
         ("key-rotate", ApiKey.objects.filter(revoked_at__isnull=True).first(), "rotate"),
         ("key-revoke", ApiKey.objects.filter(revoked_at__isnull=True).first(), "revoke"),
@@ -157,7 +158,12 @@ def _take(asked: argparse.Namespace) -> None:
         for name, path in pages:
             status = visit.open(path)
             file = asked.folder / names.get(name, f"{name}-{scheme}-{width}.png")
-            visit.page.screenshot(path=file, full_page=not asked.window)
+            if not asked.window:
+                # As high as the page is, as what sticks to the window's edge would lie across a longer picture.
+                height = int(visit.page.evaluate("document.documentElement.scrollHeight"))
+                visit.page.set_viewport_size({"width": WIDTHS[width], "height": max(LEAST_HEIGHT, height)})
+            visit.page.screenshot(path=file)
+            visit.page.set_viewport_size({"width": WIDTHS[width], "height": LEAST_HEIGHT})
             wider_by = visit.is_wider_than_window_by()
             print(status, file, f"WIDER BY {wider_by}" if wider_by else "")
 
