@@ -20,9 +20,14 @@ WIDTHS = {"wide": 1440, "narrow": 390}
 SCHEMES = ("light", "dark")
 LEAST_HEIGHT = 900
 PASSWORD = "a long password"
-# What docs/images holds, light and wide: which page each is of.
-IN_DOCS = {"overview.png": "overview-7-days", "turns.png": "list-turn", "turn.png": "turn", "key.png": "key",
-           "conversation.png": "conversation"}  # fmt: skip
+# What docs/images holds, light and wide: which page each is of, and how much of it.
+IN_DOCS = {
+    "overview.png": ("overview-7-days", 1780),
+    "turns.png": ("list-turn", 900),
+    "turn.png": ("turn", 900),
+    "conversation.png": ("conversation", 900),
+    "key.png": ("key", 1250),
+}
 
 
 def main() -> None:
@@ -38,7 +43,7 @@ def main() -> None:
     parser.add_argument("--window", action="store_true", help="only what fits into the window, not the whole page")
     asked = parser.parse_args()
     if asked.docs:
-        asked.schemes, asked.widths, asked.window = "light", "wide", True
+        asked.schemes, asked.widths = "light", "wide"
     asked.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as data:
         os.environ["GATEWAY_DATA_DIR"] = data
@@ -146,7 +151,7 @@ def _take(asked: argparse.Namespace) -> None:
     from tests.gateway_process import LiveGateway
 
     pages = [(name, path) for name, path in _pages() if asked.only in name]
-    names = {page: name for name, page in IN_DOCS.items()} if asked.docs else {}
+    names = {page: name for name, (page, _) in IN_DOCS.items()} if asked.docs else {}
     if asked.docs:
         pages = [(name, path) for name, path in pages if name in names]
 
@@ -158,10 +163,13 @@ def _take(asked: argparse.Namespace) -> None:
         for name, path in pages:
             status = visit.open(path)
             file = asked.folder / names.get(name, f"{name}-{scheme}-{width}.png")
-            if not asked.window:
+            height = LEAST_HEIGHT
+            if asked.docs:
+                height = IN_DOCS[names[name]][1]
+            elif not asked.window:
                 # As high as the page is, as what sticks to the window's edge would lie across a longer picture.
-                height = int(visit.page.evaluate("document.documentElement.scrollHeight"))
-                visit.page.set_viewport_size({"width": WIDTHS[width], "height": max(LEAST_HEIGHT, height)})
+                height = max(height, int(visit.page.evaluate("document.documentElement.scrollHeight")))
+            visit.page.set_viewport_size({"width": WIDTHS[width], "height": height})
             visit.page.screenshot(path=file)
             visit.page.set_viewport_size({"width": WIDTHS[width], "height": LEAST_HEIGHT})
             wider_by = visit.is_wider_than_window_by()
