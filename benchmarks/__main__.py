@@ -1,4 +1,4 @@
-"""`python -m benchmarks run`, `profile`, `soak`, `retention`, `admin` and `simulate`."""
+"""`python -m benchmarks run`, `goals`, `profile`, `soak`, `capacity`, `retention`, `admin` and `simulate`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks import admin_pages, profiling, report, retention_cost, simulation, soak, suite
+from benchmarks import admin_pages, capacity, profiling, report, retention_cost, simulation, soak, suite
 from benchmarks.targets import ROOT
 
 DEFAULT_POSTGRES = "postgresql://postgres@127.0.0.1:5432/postgres"
@@ -31,6 +31,12 @@ def main() -> None:
     run.add_argument("--out", type=Path, metavar="DIR", help="also write results.md and results.json there")
     run.set_defaults(command=_run)
 
+    goals = commands.add_parser("goals", help="the eleven goals and nothing else, as a table for the documentation")
+    goals.add_argument("--minutes", type=float, default=18, help="the most it may take; repetitions are left out then")
+    goals.add_argument("--repetitions", type=int, default=3)
+    goals.add_argument("--postgres", default=os.environ.get("BENCHMARK_POSTGRES_URL", DEFAULT_POSTGRES), metavar="URL")
+    goals.set_defaults(command=_print_goals)
+
     profile = commands.add_parser("profile", help="serve under a sampling profiler and print where the CPU goes")
     profile.add_argument("--case", default="reused-sync", choices=profiling.CASES)
     profile.add_argument("--requests", type=int, default=0, help="how many (as many as `run` sends)")
@@ -44,6 +50,12 @@ def main() -> None:
     long.add_argument("--postgres", default=os.environ.get("BENCHMARK_POSTGRES_URL", DEFAULT_POSTGRES), metavar="URL")
     long.add_argument("--out", type=Path, metavar="DIR", help="also write soak.md and soak.json there")
     long.set_defaults(command=_soak)
+
+    sizes = commands.add_parser("capacity", help="what a turn needs, and what so many turns a day come to")
+    sizes.add_argument("--turns", type=int, default=400, help="so many of each kind")
+    sizes.add_argument("--open-turns", type=int, default=500, help="so many at once")
+    sizes.add_argument("--postgres", default=os.environ.get("BENCHMARK_POSTGRES_URL", DEFAULT_POSTGRES), metavar="URL")
+    sizes.set_defaults(command=_capacity)
 
     kept = commands.add_parser("retention", help="generate a record of a year, and remove from it what is due")
     kept.add_argument("--events", type=int, default=1_000_000)
@@ -89,6 +101,20 @@ def _run(arguments: argparse.Namespace) -> None:
         (arguments.out / "results.json").write_text(report.as_json(run, verdicts))
 
 
+def _print_goals(arguments: argparse.Namespace) -> None:
+    plan = suite.Plan(
+        goals=set(range(1, 12)),
+        is_quick=False,
+        repetitions=arguments.repetitions,
+        postgres_url=arguments.postgres,
+        cache=_cache(),
+        minutes=arguments.minutes,
+        goals_alone=True,
+    )
+    run = suite.carry_out(plan)
+    print(report.goals_table(run, report.Goals(run).verdicts(plan.goals)))
+
+
 def _profile(arguments: argparse.Namespace) -> None:
     print(
         profiling.profile(
@@ -111,6 +137,11 @@ def _soak(arguments: argparse.Namespace) -> None:
         (arguments.out / "soak.json").write_text(json.dumps(dataclasses.asdict(done), default=str))
     if not all(check.is_met for check in done.checks):
         sys.exit(1)
+
+
+def _capacity(arguments: argparse.Namespace) -> None:
+    plan = capacity.Plan(postgres_url=arguments.postgres, turns=arguments.turns, open_turns=arguments.open_turns)
+    print(capacity.markdown(capacity.carry_out(plan)))
 
 
 def _retention(arguments: argparse.Namespace) -> None:

@@ -302,11 +302,12 @@ class Driver:
             writer.post(lambda: servers.note_health(server, is_up=True))
 
     async def _send(self, session: AgentSession) -> None:
-        self.run.began = True  # from here on the agent may act: no other server, no repeat
+        self.run.began = self.live.is_sent = True  # from here on the agent may act: no other server, no repeat
         try:
             await self._preparation.send(session)
         except Unreachable:
-            self.run.began = False  # no connection was made: the agent certainly was not set to work
+            # No connection was made: the agent certainly was not set to work.
+            self.run.began = self.live.is_sent = False
             raise
 
     async def _follow(self, session: AgentSession) -> None:

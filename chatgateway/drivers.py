@@ -261,13 +261,16 @@ class Drivers:
         if self._tasks or self._following:
             await asyncio.wait({*self._tasks.values(), *self._following}, timeout=grace_seconds)
         left = dict(self._tasks)
+        # Whoever took over at once a turn whose message is under way would not find it in the agent-server's log yet,
+        # and send it again. Such a turn keeps its lease, as if this process had been killed.
+        certain = [turn_id for turn_id in left if not self.live[turn_id].is_in_doubt]
         for live in [*map(self.live.__getitem__, left), *self._followed.values()]:
             live.publish([_HANDED_OVER])
         for task in (*left.values(), *self._following, *self._chores):
             task.cancel()
         if left:
             await asyncio.wait(left.values(), timeout=5)
-            await writer.run(lambda: audit.drop_leases(self.owner, list(left)))
+            await writer.run(lambda: audit.drop_leases(self.owner, certain))
         if self._granter is not None:
             self._granter.cancel()
         self._stop_renewing.set()

@@ -24,6 +24,7 @@ DAYS_OFFERED = 8
 TENANTS_SHOWN = 20
 DAY_FROM, DAY_TO = "from", "to"
 TENANT = "tenant__id__exact"
+EXPORT_PERMISSION = "chatgateway.export_turn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +124,17 @@ def above_list(request: HttpRequest, model_name: str) -> dict[str, Any]:
         "span": span_filter.told(request.GET.get(span_filter.PARAMETER, "")),
         "without_span": f"?{_without(request, span_filter.PARAMETER).urlencode()}",
         "zone": timezone.get_current_timezone_name(),
+        "exports": _exports(request, model_name) if request.user.has_perm(EXPORT_PERMISSION) else [],
     }
+
+
+def _exports(request: HttpRequest, model_name: str) -> list[tuple[str, str]]:
+    """The files that the whole selection is to be had as: title and URL of each."""
+    query = _without_page(request).urlencode()
+    return [
+        (title, f"{reverse(f'admin:chatgateway_{model_name}_export_{form}')}?{query}")
+        for form, title in (("csv", "CSV"), ("jsonl", "JSONL"))
+    ]
 
 
 def _day(request: HttpRequest, today: dt.date, day: dt.date) -> tuple[str, str, bool]:
@@ -150,6 +161,6 @@ def _without_page(request: HttpRequest) -> QueryDict:
 
 def _without(request: HttpRequest, *names: str) -> QueryDict:
     query = request.GET.copy()
-    for name in ("p", *names):
+    for name in ("p", "e", *names):
         query.pop(name, None)
     return query
