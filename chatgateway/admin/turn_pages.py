@@ -36,6 +36,7 @@ from chatgateway.admin.filters import (
     PeriodFilter,
     ToolFilter,
 )
+from chatgateway.admin.span_filter import SpanFilter
 from chatgateway.admin.turn_told import OUTCOMES, cost_told, tokens_told, without_texts
 from chatgateway.models import Turn
 from profiles.admin_theme import ReadOnlyAdmin, RelatedFilter, column, duration, is_list, moment
@@ -59,6 +60,7 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
     list_filter = (
         DayFilter,
         PeriodFilter,
+        SpanFilter,
         "outcome",
         "kind",
         DurationFilter,
