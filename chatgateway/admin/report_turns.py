@@ -48,7 +48,7 @@ def told(turn: Turn, events: Sequence[Event], *, may_read: bool) -> TurnTold:
         at=moment(turn.opened_at, seconds=True),
         outcome=turn.get_outcome_display(),
         kind=OUTCOMES.get(turn.outcome, "default"),
-        facts=f"{took} · {tokens_told(turn)} tokens · {cost_told(turn)}",
+        facts=f"{took} · {tokens_told(turn)} tokens · cost {cost_told(turn)}",
         match=MATCHES.get(turn.match, turn.match),
         error=turn.error_code,
         end_user=turn.end_user,

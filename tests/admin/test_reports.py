@@ -86,7 +86,7 @@ def test_it_tells_what_was_asked_done_changed_answered_and_what_it_cost(admin: C
     for text in ("Please build it.", "make all", "out/a.txt", "added, 4 bytes", "+new", "Done.", "The agent failed."):
         assert text in html
     for total in ("<dt>Turns</dt><dd>2</dd>", "<dt>Failures</dt><dd>1</dd>", "<dt>Tool calls</dt><dd>2</dd>",
-                  "<dt>Cost</dt><dd>$0.25</dd>", "<dt>Turns of unknown price</dt><dd>1</dd>"):  # fmt: skip
+                  "<dt>Cost</dt><dd>$0.2500</dd>", "<dt>Turns of unknown price</dt><dd>1</dd>"):  # fmt: skip
         assert total in html
     assert html.index("<dt>Cost</dt>") < html.index("Please build it.")
     assert "Not theirs." not in html
@@ -96,7 +96,7 @@ def test_it_tells_what_was_asked_done_changed_answered_and_what_it_cost(admin: C
 def test_nothing_in_it_runs_or_loads_anything(admin: Client, acme: Tenant) -> None:
     turn = talk(acme, end_user=HOSTILE, answer=HOSTILE, last_message=asked(HOSTILE), error_message=HOSTILE,
                 tenant_name=HOSTILE, profile_snapshot={"slug": HOSTILE})  # fmt: skip
-    Tenant.objects.update(name=HOSTILE[:100])
+    Tenant.objects.filter(pk=acme.pk).update(name=HOSTILE[:100])
     Event.objects.update(summary=HOSTILE, tool=HOSTILE[:100])
     FileChanges.objects.update(
         files=[{"path": HOSTILE, "change": "added", "kind": "text", "size": 1, "was_size": None, "diff": f"+{HOSTILE}",
