@@ -200,4 +200,5 @@ def as_uuid(term: str) -> UUID | None:
 def is_list(request: HttpRequest) -> bool:
     """Whether the request is for a list, where the large and the encrypted columns are not wanted."""
     match = request.resolver_match
-    return match is not None and (match.url_name or "").endswith(("_changelist", "_totals", "autocomplete"))
+    ending = ("_changelist", "_totals", "_export_csv", "_export_jsonl", "autocomplete")
+    return match is not None and (match.url_name or "").endswith(ending)

@@ -19,7 +19,7 @@ from django.urls import path, reverse
 from django.utils import timezone
 
 from chatgateway import readings
-from chatgateway.admin import selection, turn_parts, turn_story
+from chatgateway.admin import exports, selection, turn_parts, turn_story
 from chatgateway.admin.filters import EndUserFilter, LastOutcomeFilter, StartDayFilter, StartedFilter, SumFilter
 from chatgateway.admin.turn_told import MATCHES, OUTCOMES, cost_told, tokens_told, without_texts
 from chatgateway.models import Conversation, Event, Turn
@@ -98,7 +98,7 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
 
     def get_urls(self) -> list[Any]:
         totals = path("totals/", self.admin_site.admin_view(self.totals), name="chatgateway_conversation_totals")
-        return [totals, *super().get_urls()]
+        return [totals, *exports.urls(self, self._turns_of_chosen), *super().get_urls()]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         above = {"selection": selection.above_list(request, "conversation")}
@@ -108,9 +108,13 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
         """The sums of all turns of the conversations that the list's filters keep."""
         if not self.has_view_permission(request):
             raise PermissionDenied
+        return selection.totals_page(request, self._turns_of_chosen(request))
+
+    def _turns_of_chosen(self, request: HttpRequest) -> models.QuerySet[Turn]:
+        """All turns of the chosen conversations, these as they are by default, the turns of each as they were."""
         rows = selection.chosen_rows(self, request)
         turns = Turn.objects.filter(conversation__in=rows.order_by().values("pk"))
-        return selection.totals_page(request, turns)
+        return turns.order_by("-conversation__created_at", "conversation", "arrival")
 
     # --- columns ----------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ DAYS_OFFERED = 8
 TENANTS_SHOWN = 20
 DAY_FROM, DAY_TO = "from", "to"
 TENANT = "tenant__id__exact"
+EXPORT_PERMISSION = "chatgateway.export_turn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +121,17 @@ def above_list(request: HttpRequest, model_name: str) -> dict[str, Any]:
         "totals_url": f"{reverse(f'admin:chatgateway_{model_name}_totals')}?{query}",
         "days": [_day(request, today, today - dt.timedelta(days=ago)) for ago in range(DAYS_OFFERED)],
         "zone": timezone.get_current_timezone_name(),
+        "exports": _exports(request, model_name) if request.user.has_perm(EXPORT_PERMISSION) else [],
     }
+
+
+def _exports(request: HttpRequest, model_name: str) -> list[tuple[str, str]]:
+    """The files that the whole selection is to be had as: title and URL of each."""
+    query = _without_page(request).urlencode()
+    return [
+        (title, f"{reverse(f'admin:chatgateway_{model_name}_export_{form}')}?{query}")
+        for form, title in (("csv", "CSV"), ("jsonl", "JSONL"))
+    ]
 
 
 def _day(request: HttpRequest, today: dt.date, day: dt.date) -> tuple[str, str, bool]:
@@ -144,4 +155,5 @@ def _narrowed(request: HttpRequest, name: str, value: Any) -> str:
 def _without_page(request: HttpRequest) -> QueryDict:
     query = request.GET.copy()
     query.pop("p", None)
+    query.pop("e", None)
     return query

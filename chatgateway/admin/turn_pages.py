@@ -16,7 +16,7 @@ from django.urls import path, reverse
 from django.utils import timezone
 
 from chatgateway import audit, readings
-from chatgateway.admin import live_turn, selection, turn_frames, turn_parts, turn_story, turn_told
+from chatgateway.admin import exports, live_turn, selection, turn_frames, turn_parts, turn_story, turn_told
 from chatgateway.admin.filters import (
     ClientFilter,
     CostFilter,
@@ -90,6 +90,7 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
             path("<uuid:turn_id>/live/", view(self.live), name="chatgateway_turn_live"),
             path("<uuid:turn_id>/raw-response/", view(self.raw_response), name="chatgateway_turn_raw_response"),
             path("<uuid:turn_id>/raw-events/", view(self.raw_events), name="chatgateway_turn_raw_events"),
+            *exports.urls(self, lambda request: selection.chosen_rows(self, request)),
             *super().get_urls(),
         ]
 
