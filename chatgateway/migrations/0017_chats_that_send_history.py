@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("chatgateway", "0015_selections"),
+        ("chatgateway", "0016_exports"),
     ]
 
     operations = [
