@@ -221,20 +221,20 @@ class AgentSession:
             await self._resolve(parts, SendDoubtful("a message over the feed did not come back"))
 
     async def _has_come_back(self) -> bool:
-        """Read the feed until the message is in it. False when the connection broke first, or nothing came."""
+        """Read the feed until the message is in it. False when the connection broke first.
+
+        However long it takes, up to the turn's own deadline: over a connection that holds nothing is lost, and a busy
+        agent-server would do twice what it was sent twice.
+        """
         assert self._feed is not None
-        try:
-            async with asyncio.timeout(CALL_SECONDS):
-                async for frames in self._feed:
-                    self._ahead.append(frames)
-                    if any(self._is_own_message(frame) for frame in frames):
-                        return True
-                    for frame in frames:
-                        _refuse_fatal(frame)
-                    if any(isinstance(frame, Reconnected) for frame in frames):
-                        return False
-        except TimeoutError:
-            return False
+        async for frames in self._feed:
+            self._ahead.append(frames)
+            if any(self._is_own_message(frame) for frame in frames):
+                return True
+            for frame in frames:
+                _refuse_fatal(frame)
+            if any(isinstance(frame, Reconnected) for frame in frames):
+                return False
         raise AssertionError("a feed ends by being left")
 
     def _is_own_message(self, frame: Frame) -> bool:
@@ -261,8 +261,12 @@ class AgentSession:
                 has_arrived = await self._message_arrived()
         except Unreachable:
             raise doubt from None  # not "nothing was sent": nobody can tell
-        if not has_arrived:
+        if has_arrived:
+            return
+        try:
             await self.client.send_message(self.conversation_id, parts, run=run, timeout_seconds=CALL_SECONDS)
+        except Unreachable:
+            raise doubt from None  # the first one may have arrived since
 
     async def _message_arrived(self) -> bool:
         logged = await self.client.durable_events(
@@ -271,7 +275,10 @@ class AgentSession:
         return any(event.kind == "MessageEvent" and event.event.get("source") == "user" for event in logged)
 
     async def _run_when_there_is_room(self) -> None:
-        """The message is saved, only the run was refused: sending it again would put it there twice."""
+        """The message is saved, only the run was refused: sending it again would put it there twice.
+
+        Raises SendDoubtful when the server is lost: what it has saved, it may run, so no other one may have it.
+        """
         async with asyncio.timeout(CAPACITY_PATIENCE_SECONDS):
             while True:
                 await asyncio.sleep(CAPACITY_RETRY_SECONDS)
@@ -281,6 +288,8 @@ class AgentSession:
                     continue
                 except AlreadyRunning:
                     return
+                except Unreachable as error:
+                    raise SendDoubtful(error.detail) from error
                 return
 
     async def run_again(self) -> None:

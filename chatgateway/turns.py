@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
-from django.db.models.functions import Now
 from django.db.utils import IntegrityError
 from django.utils import timezone
 
@@ -48,11 +47,9 @@ from profiles.models import OnDisconnect, Profile
 
 logger = logging.getLogger(__name__)
 
-# A lease that ends further in the future than any is given was written by a clock that was set back since.
-LEASE_SANITY = dt.timedelta(seconds=audit.LEASE_SECONDS)
 ADOPT_LIMIT = 20
 # The worker takes over only what no gateway process has taken, and follows it for no longer than this.
-RECOVER_AFTER_SECONDS = 10.0
+RECOVER_AFTER_SECONDS = 10
 RECOVER_SECONDS = 10.0
 # A turn whose caller has gone is closed within moments; a request that goes on after it waits for so long at most, and
 # for one whose caller may have gone this very moment a shorter time. It looks again and again.
@@ -275,7 +272,7 @@ async def cancel_conversation(conversation_id: UUID) -> None:
 # --- take-over -----------------------------------------------------------------------------------------------------
 
 
-async def adopt_expired(limit: int = ADOPT_LIMIT, *, patience_seconds: float = 0) -> int:
+async def adopt_expired(limit: int = ADOPT_LIMIT, *, patience_seconds: int = 0) -> int:
     """Take over open turns whose lease ran out, and bring them to an end. Return how many were taken.
 
     The requests that waited for such a turn went with the process that drove it, but may have been repeated since.
@@ -307,11 +304,10 @@ async def recover(limit: int = ADOPT_LIMIT) -> int:
     return taken
 
 
-def _claim_expired(owner: str, mine: list[UUID], limit: int, patience_seconds: float) -> list[Turn]:
+def _claim_expired(owner: str, mine: list[UUID], limit: int, patience_seconds: int) -> list[Turn]:
     # Whatever kept this process from renewing its leases, it lives, and does not take its turns over from itself.
     audit.renew_leases(owner, mine)
-    now = Now()
-    rows = Turn.objects.open().select_related(
+    rows = audit.unclaimed(for_seconds=patience_seconds).select_related(
         "conversation__agent_server",
         "conversation__told_from",
         "conversation__branched_at",
@@ -320,11 +316,7 @@ def _claim_expired(owner: str, mine: list[UUID], limit: int, patience_seconds: f
         "profile",
         "api_key",
     )
-    # The database's clock with itself: two machines need not agree on the time.
-    ended = rows.filter(lease_expires_at__lt=now - dt.timedelta(seconds=patience_seconds))
-    too_far = rows.filter(lease_expires_at__gt=now + LEASE_SANITY)
-    candidates = (ended | too_far).order_by("arrival")[:limit]
-    return [turn for turn in candidates if audit.take_over(turn, owner=owner)]
+    return [turn for turn in rows.order_by("arrival")[:limit] if audit.take_over(turn, owner=owner)]
 
 
 async def free_slots(limit: int = ADOPT_LIMIT) -> int:

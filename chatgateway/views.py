@@ -409,11 +409,10 @@ async def health_view(_: HttpRequest) -> JsonResponse:
 
 
 async def ready_view(_: HttpRequest) -> JsonResponse:
-    """`GET /ready`: 200 when turns can be served, 503 with what is missing."""
-    missing = await in_thread(health.missing)
-    return JsonResponse(
-        {"status": "unavailable" if missing else "ready", "missing": missing}, status=503 if missing else 200
-    )
+    """`GET /ready`: 200 when turns can be served, 503 with what is missing; in both cases what is wrong besides."""
+    found = await in_thread(health.look)
+    status, code = ("unavailable", 503) if found.missing else ("ready", 200)
+    return JsonResponse({"status": status, "missing": found.missing, "impaired": found.impaired}, status=code)
 
 
 async def root_view(_: HttpRequest) -> JsonResponse:

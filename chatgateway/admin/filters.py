@@ -183,7 +183,10 @@ class ClientFilter(_OpenFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         value = (self.value() or "").strip()
-        return queryset.filter(client__istartswith=value) if value else queryset
+        return self.kept(queryset, Q(client__istartswith=value)) if value else queryset
+
+    def kept(self, queryset: QuerySet[Any], turns: Q) -> QuerySet[Any]:
+        return queryset.filter(turns)
 
 
 class ToolFilter(_OpenFilter):
@@ -198,4 +201,24 @@ class ToolFilter(_OpenFilter):
         value = (self.value() or "").strip()
         if not value:
             return queryset
-        return queryset.filter(pk__in=Event.objects.filter(kind="ActionEvent", tool=value).order_by().values("turn"))
+        called = Event.objects.filter(kind="ActionEvent", tool=value)
+        return self.kept(queryset, Q(pk__in=called.order_by().values("turn")))
+
+    def kept(self, queryset: QuerySet[Any], turns: Q) -> QuerySet[Any]:
+        return queryset.filter(turns)
+
+
+class _OfConversations:
+    """Keeps the conversations with a turn that the filter of turns keeps."""
+
+    def kept(self, queryset: QuerySet[Any], turns: Q) -> QuerySet[Any]:
+        of = Turn.objects.filter(turns, conversation__isnull=False)
+        return queryset.filter(pk__in=of.order_by().values("conversation"))
+
+
+class FromClientFilter(_OfConversations, ClientFilter):
+    pass
+
+
+class UsedToolFilter(_OfConversations, ToolFilter):
+    pass

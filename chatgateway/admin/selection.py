@@ -13,6 +13,7 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
 
+from chatgateway.admin import span_filter
 from chatgateway.models import Turn
 from profiles.admin_theme import ThemedChangeList, usd
 
@@ -120,6 +121,8 @@ def above_list(request: HttpRequest, model_name: str) -> dict[str, Any]:
     return {
         "totals_url": f"{reverse(f'admin:chatgateway_{model_name}_totals')}?{query}",
         "days": [_day(request, today, today - dt.timedelta(days=ago)) for ago in range(DAYS_OFFERED)],
+        "span": span_filter.told(request.GET.get(span_filter.PARAMETER, "")),
+        "without_span": f"?{_without(request, span_filter.PARAMETER).urlencode()}",
         "zone": timezone.get_current_timezone_name(),
         "exports": _exports(request, model_name) if request.user.has_perm(EXPORT_PERMISSION) else [],
     }
@@ -153,7 +156,11 @@ def _narrowed(request: HttpRequest, name: str, value: Any) -> str:
 
 
 def _without_page(request: HttpRequest) -> QueryDict:
+    return _without(request)
+
+
+def _without(request: HttpRequest, *names: str) -> QueryDict:
     query = request.GET.copy()
-    query.pop("p", None)
-    query.pop("e", None)
+    for name in ("p", "e", *names):
+        query.pop(name, None)
     return query

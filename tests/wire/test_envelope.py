@@ -255,10 +255,3 @@ def test_probes_and_the_front_door_need_no_key(anonymous: httpx.Client, path: st
 
 def test_health_is_what_the_upstream_gateway_says(anonymous: httpx.Client) -> None:
     assert anonymous.get("/health").json() == {"status": "ok"}
-
-
-def test_an_unusable_gateway_is_not_ready(gateway: LiveGateway) -> None:
-    response = httpx.get(f"{gateway.url}/ready")
-
-    assert response.status_code == 503
-    assert response.json()["missing"] == ["no agent-server is active and up", "no profile is enabled"]
