@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("chatgateway", "0016_exports"),
+        ("chatgateway", "0018_file_changes"),
     ]
 
     operations = [
