@@ -18,7 +18,7 @@ from chatgateway.openai_api.canonical import digest
 
 # Any client may say so of itself. Open WebUI does not, but is known by two of its headers together: others take over
 # the name of the first, and none of them has people with roles.
-SENDS_HISTORY_HEADER = "X-Gateway-Sends-History"
+SAYS_IT_SENDS_HISTORY = "X-Gateway-Sends-History"
 _OPEN_WEBUI_HEADERS = ("X-OpenWebUI-Chat-Id", "X-OpenWebUI-User-Role")
 
 
@@ -41,7 +41,7 @@ class NamedChat:
 def is_from_client_that_sends_history(headers: Mapping[str, str]) -> bool:
     """Whether a request's client sends all that was said before with every message, so that a chat's first message is
     the only one to come alone."""
-    says_so = headers.get(SENDS_HISTORY_HEADER, "").strip().lower() == "true"
+    says_so = headers.get(SAYS_IT_SENDS_HISTORY, "").strip().lower() == "true"
     return says_so or all(name in headers for name in _OPEN_WEBUI_HEADERS)
 
 
