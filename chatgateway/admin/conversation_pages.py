@@ -19,7 +19,7 @@ from django.urls import path, reverse
 from django.utils import timezone
 
 from chatgateway import readings
-from chatgateway.admin import exports, selection, text_search, turn_parts, turn_story
+from chatgateway.admin import exports, selection, text_search, turn_files, turn_parts, turn_story
 from chatgateway.admin.filters import (
     EndUserFilter,
     FromClientFilter,
@@ -172,8 +172,8 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
             return HttpResponseRedirect(reverse("admin:chatgateway_conversation_changelist"))
         if not self.has_view_permission(request, row):
             raise PermissionDenied
-        turns = row.turns.select_related("last_message").order_by("arrival")
-        page = Paginator(turns.defer("parameters", "profile_snapshot", "reasoning", "error_detail"), TURNS_PER_PAGE)
+        turns = row.turns.select_related("last_message", "file_changes").order_by("arrival")
+        page = Paginator(turns.defer("parameters", "reasoning", "error_detail"), TURNS_PER_PAGE)
         shown = page.get_page(request.GET.get("page"))
         may_read = readings.may_read(request)
         if may_read:
@@ -226,6 +226,7 @@ def _told_turns(request: HttpRequest, turns: list[Turn], *, may_read: bool) -> l
             one["asked"] = turn_story.question(turn.last_message)
             one["asked_told"] = turn_parts.question_told(one["asked"], MAXIMUM_CHARS)
             one["answer"] = turn_parts.told(turn.answer, MAXIMUM_CHARS)
+            one["files"] = turn_files.of(turn, has_acted=turn.pk in tools)
         told.append(one)
     return told
 

@@ -21,6 +21,7 @@ from chatgateway.admin import (
     live_turn,
     selection,
     text_search,
+    turn_files,
     turn_frames,
     turn_parts,
     turn_story,
@@ -184,6 +185,7 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
         else:
             without_texts(turn)
         asked = turn_story.question(turn.last_message)
+        story = turn_parts.steps_of(turn) if may_read else turn_parts.Steps(steps=[])
         sent = {name: value for name, value in turn.parameters.items() if name not in {"messages", "input"}}
         context = {
             **self.admin_site.each_context(request),
@@ -195,7 +197,8 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
             "question": asked,
             "question_told": turn_parts.question_told(asked, turn_story.MAXIMUM_CHARS),
             "answer_told": turn_parts.told(turn.answer, turn_story.MAXIMUM_CHARS),
-            "story": turn_parts.steps_of(turn) if may_read else turn_parts.Steps(steps=[]),
+            "story": story,
+            "files": turn_files.of(turn, has_acted=story.has_acted) if may_read else None,
             "usage": list(turn_told.usage_lines(turn)) if turn.input_tokens or turn.output_tokens else [],
             "cost": cost_told(turn),
             "timings": list(turn_told.timings(turn)),
@@ -228,7 +231,9 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
         """The steps alone, for the page of a conversation."""
         turn = self._readable(request, turn_id)
         readings.note(request, readings.What.TURN, turn=turn)
-        context = {"story": turn_parts.steps_of(turn), "is_open": turn.outcome == Turn.Outcome.OPEN}
+        story = turn_parts.steps_of(turn)
+        files = turn_files.of(turn, has_acted=story.has_acted)
+        context = {"story": story, "files": files, "is_open": turn.outcome == Turn.Outcome.OPEN}
         response = TemplateResponse(request, "chatgateway/admin/steps.html", context)
         response["Cache-Control"] = "no-store, private"
         return response

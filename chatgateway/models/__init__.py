@@ -8,6 +8,7 @@ from chatgateway.models.background import TaskRun, Watermark
 from chatgateway.models.books import Alert, DailyUsage, LedgerEntry
 from chatgateway.models.conversations import ClientChat, Conversation, Image, Message
 from chatgateway.models.figures import HourlyTimes, HourlyTraffic
+from chatgateway.models.file_changes import FileChanges
 from chatgateway.models.governance import Erasure, TranscriptReading
 from chatgateway.models.leftovers import Leftover
 from chatgateway.models.texts import TurnText
@@ -23,6 +24,7 @@ __all__ = [
     "DailyUsage",
     "Erasure",
     "Event",
+    "FileChanges",
     "Frame",
     "HourlyTimes",
     "HourlyTraffic",
