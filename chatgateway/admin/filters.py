@@ -88,7 +88,7 @@ class StartedFilter(ChoiceFilter):
 _IN_CONVERSATIONS = Turn.objects.filter(conversation__isnull=False).order_by()
 
 
-def _whose(turns: QuerySet[Turn]) -> Q:
+def _whose(turns: QuerySet[Turn, Any]) -> Q:
     """Conversations that one of these turns belongs to."""
     return Q(pk__in=turns.values("conversation"))
 
