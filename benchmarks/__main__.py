@@ -1,4 +1,4 @@
-"""`python -m benchmarks run`, `profile`, `soak` and `simulate`."""
+"""`python -m benchmarks run`, `goals`, `profile`, `soak`, `capacity`, `retention`, `admin` and `simulate`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks import profiling, report, retention_cost, simulation, soak, suite
+from benchmarks import admin_pages, capacity, profiling, report, retention_cost, simulation, soak, suite
 from benchmarks.targets import ROOT
 
 DEFAULT_POSTGRES = "postgresql://postgres@127.0.0.1:5432/postgres"
@@ -31,6 +31,12 @@ def main() -> None:
     run.add_argument("--out", type=Path, metavar="DIR", help="also write results.md and results.json there")
     run.set_defaults(command=_run)
 
+    goals = commands.add_parser("goals", help="the eleven goals and nothing else, as a table for the documentation")
+    goals.add_argument("--minutes", type=float, default=18, help="the most it may take; repetitions are left out then")
+    goals.add_argument("--repetitions", type=int, default=3)
+    goals.add_argument("--postgres", default=os.environ.get("BENCHMARK_POSTGRES_URL", DEFAULT_POSTGRES), metavar="URL")
+    goals.set_defaults(command=_print_goals)
+
     profile = commands.add_parser("profile", help="serve under a sampling profiler and print where the CPU goes")
     profile.add_argument("--case", default="reused-sync", choices=profiling.CASES)
     profile.add_argument("--requests", type=int, default=0, help="how many (as many as `run` sends)")
@@ -45,10 +51,24 @@ def main() -> None:
     long.add_argument("--out", type=Path, metavar="DIR", help="also write soak.md and soak.json there")
     long.set_defaults(command=_soak)
 
+    sizes = commands.add_parser("capacity", help="what a turn needs, and what so many turns a day come to")
+    sizes.add_argument("--turns", type=int, default=400, help="so many of each kind")
+    sizes.add_argument("--open-turns", type=int, default=500, help="so many at once")
+    sizes.add_argument("--postgres", default=os.environ.get("BENCHMARK_POSTGRES_URL", DEFAULT_POSTGRES), metavar="URL")
+    sizes.set_defaults(command=_capacity)
+
     kept = commands.add_parser("retention", help="generate a record of a year, and remove from it what is due")
     kept.add_argument("--events", type=int, default=1_000_000)
     kept.add_argument("--postgres", default=os.environ.get("BENCHMARK_POSTGRES_URL", DEFAULT_POSTGRES), metavar="URL")
     kept.set_defaults(command=_retention)
+
+    pages = commands.add_parser("admin", help="how long the server works on each page of the admin over a large record")
+    pages.add_argument("--turns", type=int, default=100_000)
+    pages.add_argument("--repetitions", type=int, default=15)
+    pages.add_argument("--only", default="", metavar="TEXT", help="pages whose name holds this")
+    pages.add_argument("--explain", action="store_true", help="name the slowest query of each page that is too slow")
+    pages.add_argument("--postgres", default=os.environ.get("BENCHMARK_POSTGRES_URL", DEFAULT_POSTGRES), metavar="URL")
+    pages.set_defaults(command=_admin)
 
     simulated = commands.add_parser("simulate", help="how many slots so many turns a day need, by a model of the queue")
     simulated.add_argument("--turns-a-day", type=int, nargs="*", default=[100, 10_000, 1_000_000])
@@ -81,6 +101,20 @@ def _run(arguments: argparse.Namespace) -> None:
         (arguments.out / "results.json").write_text(report.as_json(run, verdicts))
 
 
+def _print_goals(arguments: argparse.Namespace) -> None:
+    plan = suite.Plan(
+        goals=set(range(1, 12)),
+        is_quick=False,
+        repetitions=arguments.repetitions,
+        postgres_url=arguments.postgres,
+        cache=_cache(),
+        minutes=arguments.minutes,
+        goals_alone=True,
+    )
+    run = suite.carry_out(plan)
+    print(report.goals_table(run, report.Goals(run).verdicts(plan.goals)))
+
+
 def _profile(arguments: argparse.Namespace) -> None:
     print(
         profiling.profile(
@@ -105,9 +139,28 @@ def _soak(arguments: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+def _capacity(arguments: argparse.Namespace) -> None:
+    plan = capacity.Plan(postgres_url=arguments.postgres, turns=arguments.turns, open_turns=arguments.open_turns)
+    print(capacity.markdown(capacity.carry_out(plan)))
+
+
 def _retention(arguments: argparse.Namespace) -> None:
     plan = retention_cost.Plan(events=arguments.events, postgres_url=arguments.postgres)
     print(retention_cost.as_text(retention_cost.carry_out(plan)))
+
+
+def _admin(arguments: argparse.Namespace) -> None:
+    plan = admin_pages.Plan(
+        turns=arguments.turns,
+        repetitions=arguments.repetitions,
+        postgres_url=arguments.postgres,
+        only=arguments.only,
+        explain=arguments.explain,
+    )
+    pages = admin_pages.carry_out(plan)
+    print(admin_pages.markdown(pages))
+    if not all(page.is_met for page in pages):
+        sys.exit(1)
 
 
 def _simulate(arguments: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -71,18 +72,28 @@ class Measurements:
         self.series: dict[str, dict[str, Series]] = defaultdict(lambda: defaultdict(Series))
         self.titles: dict[str, str] = {}
         self.load_cores = load_cores
+        # By then a part of the run is to be over (`time.monotonic`); a repetition that would go beyond is left out.
+        self.until = float("inf")
 
     def get(self, case: str, target: str) -> Series | None:
         return self.series[case][target] if case in self.series and target in self.series[case] else None
 
-    def repeat(self, cases: Iterable[Case], targets: list[Target], *, times: int) -> None:
-        """Every case at every target, `times` over. Targets take turns, so that a busy minute strikes all alike."""
+    def repeat(self, cases: Iterable[Case], targets: list[Target], *, times: int) -> int:
+        """Every case at every target, `times` over. Targets take turns, so that a busy minute strikes all alike.
+
+        Return how often it was done: once at least, and not again after `until`.
+        """
         cases = list(cases)
+        started = time.monotonic()
         for repetition in range(times):
+            took = (time.monotonic() - started) / max(1, repetition)
+            if repetition and time.monotonic() + took > self.until:
+                return repetition
             for case in cases:
                 # The other way round every second time: whoever comes first must not always be the same.
                 for target in targets if repetition % 2 == 0 else targets[::-1]:
                     self.once(case, target)
+        return times
 
     def once(self, case: Case, target: Target) -> Result:
         job = Job(

@@ -267,15 +267,19 @@ class Load:
     ) -> tuple[dict[str, Any], Mapping[str, str]]:
         body = {"model": self.job.model, "messages": messages}
         async with self._post(call, "/v1/chat/completions", body, **headers) as reply:
-            return orjson.loads(await reply.read()), reply.headers
+            answer = orjson.loads(await reply.read())
+            if (error := answer.get("error")) is not None:
+                # After a long wait the status has been spent on keeping the line open.
+                raise Refused if error.get("type") == "rate_limit_error" else Failed(str(error)[:250])
+            return answer, reply.headers
 
     async def _chat_stream(self, call: Call, messages: list[dict[str, str]]) -> AsyncIterator[str]:
         body = {"model": self.job.model, "messages": messages, "stream": True}
         is_first, is_done = True, False
         async with self._post(call, "/v1/chat/completions", body) as reply:
             async for event in _events(reply):
-                if "error" in event:
-                    raise Failed(str(event["error"])[:250])
+                if (error := event.get("error")) is not None:
+                    raise Refused if error.get("type") == "rate_limit_error" else Failed(str(error)[:250])
                 is_done = is_done or "done" in event
                 choices = event.get("choices") or [{}]
                 if content := (choices[0].get("delta") or {}).get("content"):

@@ -250,12 +250,26 @@ _COLUMNS = (
 )
 
 
-def markdown(run: Run, verdicts: list[Verdict]) -> str:
+def goals_table(run: Run, verdicts: list[Verdict]) -> str:
+    """The goals, with what was measured when, where and of which versions."""
+    return "\n".join([*_heading(run, verdicts), "", *_left_out(run)]).rstrip() + "\n"
+
+
+def _heading(run: Run, verdicts: list[Verdict]) -> list[str]:
     lines = [", ".join(f"{name} {value}" for name, value in run.machine.items()), ""]
     if verdicts:
         lines += ["| # | goal | measured (ours; theirs) | |", "|---|---|---|---|"]
         words = {True: "met", False: "**not met**", None: "not measured"}
         lines += [f"| {v.number} | {v.goal} | {v.measured} | {words[v.is_met]} |" for v in verdicts]
+    return lines
+
+
+def _left_out(run: Run) -> list[str]:
+    return [f"Left out: {text}" for text in run.left_out]
+
+
+def markdown(run: Run, verdicts: list[Verdict]) -> str:
+    lines = _heading(run, verdicts)
     for case, by_target in run.measurements.series.items():
         lines += ["", f"**{run.measurements.titles[case]}**", ""]
         lines += [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
@@ -267,7 +281,7 @@ def markdown(run: Run, verdicts: list[Verdict]) -> str:
         ]
         lines += ["|---|---|---|---|---|---|"]
         lines += [_record_row(name, found) for name, found in run.record.items()]
-    lines += ["", *(f"Left out: {text}" for text in run.left_out)]
+    lines += ["", *_left_out(run)]
     return "\n".join(lines).rstrip() + "\n"
 
 

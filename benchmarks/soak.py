@@ -212,6 +212,7 @@ def _record(database_url: str) -> dict[str, Any]:
         " FROM chatgateway_ledgerentry",
         "days": "SELECT coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0), coalesce(sum(cost_usd), 0)"
         " FROM chatgateway_dailyusage",
+        "deadlocks": "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()",
         "events": "SELECT count(*) FROM chatgateway_event",
         "bytes": "SELECT pg_database_size(current_database())",
         "outcomes": "SELECT outcome, count(*) FROM chatgateway_turn GROUP BY 1 ORDER BY 1",
@@ -248,6 +249,7 @@ def checks(soak: Soak) -> Iterator[Check]:
         found=f"{books['runs']}, {record['began']}",
         is_met=books["runs"] == record["began"],
     )
+    yield Check(what="deadlocks in the database", found=str(record["deadlocks"]), is_met=record["deadlocks"] == 0)
     yield Check(what="runs still going", found=str(books["running"]), is_met=books["running"] == 0)
     ledger = tuple(map(int, record["ledger"]))
     served = (books["calls"], books["input_tokens"], books["output_tokens"])

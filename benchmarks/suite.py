@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +32,11 @@ TARGET_CORE = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """`postgres_url` names a database on a server where databases may be created; empty: SQLite alone."""
+    """`postgres_url` names a database on a server where databases may be created; empty: SQLite alone.
+
+    `minutes` bounds the run: then there may be fewer repetitions. `goals_alone`: nothing is measured that no goal asks
+    for.
+    """
 
     goals: set[int]
     is_quick: bool
@@ -39,6 +44,8 @@ class Plan:
     postgres_url: str
     cache: Path
     has_tools: bool = False
+    minutes: float = math.inf
+    goals_alone: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,17 +60,20 @@ class Run:
 
 def carry_out(plan: Plan) -> Run:
     run = Run(machine=machine(), measurements=Measurements(is_quick=plan.is_quick))
+    ends_at = time.monotonic() + plan.minutes * 60
+    parts = [part for part in _PARTS if plan.goals & part.goals]
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as scratch:
-        directory = Path(scratch)
-        if plan.goals & AGENT_GOALS:
-            _attempt(run, "goals 1-4", lambda: _with_agents(plan, run, directory))
-        if plan.goals & STUB_GOALS:
-            _attempt(run, "goals 5-9", lambda: _with_stub(plan, run, directory))
-        if 10 in plan.goals:
-            _attempt(run, "goal 10", lambda: _record(plan, run, directory))
-        if 11 in plan.goals:
-            _attempt(run, "goal 11", lambda: _over_capacity(plan, run, directory))
+        for number, part in enumerate(parts):
+            share = part.share / sum(one.share for one in parts[number:])
+            run.measurements.until = time.monotonic() + (ends_at - time.monotonic()) * share
+            _attempt(run, part.name, lambda part=part: part.measure(plan, run, Path(scratch)))  # type: ignore[misc]
     return run
+
+
+def _repeat(plan: Plan, run: Run, what: str, of: list[cases.Case], at: list[Target]) -> None:
+    done = run.measurements.repeat(of, at, times=plan.repetitions)
+    if done < plan.repetitions:
+        run.left_out.append(f"{what}: {plan.repetitions - done} of {plan.repetitions} repetitions, for want of time")
 
 
 def _attempt(run: Run, what: str, part: Any) -> None:
@@ -124,14 +134,12 @@ def _with_agents(plan: Plan, run: Run, directory: Path) -> None:
         gateways = [
             stack.enter_context(targets.gateway(home, backend, database_url=url, name=name, llm_url=llm_url))
             for name, url in databases.items()
+            if name == GATEWAY or not plan.goals_alone
         ]
-        measured = [
-            *gateways,
-            targets.native(backend, llm_url),
-            targets.native(backend, llm_url, posts_message=True),
-            targets.built_in(backend),
-        ]
-        run.measurements.repeat(cases.AGENT_CASES, measured, times=plan.repetitions)
+        measured = [*gateways, targets.native(backend, llm_url), targets.built_in(backend)]
+        if not plan.goals_alone:
+            measured.insert(-1, targets.native(backend, llm_url, posts_message=True))
+        _repeat(plan, run, "goals 1-4", list(cases.AGENT_CASES), measured)
 
 
 def _with_stub(plan: Plan, run: Run, directory: Path) -> None:
@@ -146,13 +154,15 @@ def _with_stub(plan: Plan, run: Run, directory: Path) -> None:
         measured = [
             stack.enter_context(targets.gateway(home, backend, database_url=url, name=name, core=TARGET_CORE))
             for name, url in databases.items()
+            if name == GATEWAY or not plan.goals_alone
         ]
         with contextlib.suppress(_NoLiteLLM):
             measured.append(stack.enter_context(_litellm(plan, run, home, llm_url)))
         if 8 in plan.goals:
             _open_streams(plan, run, measured)
         if plan.goals & (STUB_GOALS - {8}):
-            run.measurements.repeat(cases.STUB_CASES, measured, times=plan.repetitions)
+            wanted = [case for case in cases.STUB_CASES if not (plan.goals_alone and case.name == "burst")]
+            _repeat(plan, run, "goals 5-9", wanted, measured)
 
 
 class _NoLiteLLM(Exception):
@@ -219,11 +229,29 @@ def _over_capacity(plan: Plan, run: Run, directory: Path) -> None:
 
         pair = [gateway(ONE_SERVER, backends[0]), gateway(TWO_SERVERS, *backends)]
         full = gateway(FULL, backends[0], queue_limit=cases.QUEUED)
-        run.measurements.repeat([cases.QUEUE], pair, times=plan.repetitions)
-        run.measurements.repeat([cases.REFUSED], [full], times=plan.repetitions)
+        _repeat(plan, run, "goal 11, the queue", [cases.QUEUE], pair)
+        _repeat(plan, run, "goal 11, refusals", [cases.REFUSED], [full])
 
 
 def _subdirectory(directory: Path, name: str) -> Path:
     made = directory / name
     made.mkdir()
     return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """What measures some of the goals; `share` is its part of a whole run's time."""
+
+    name: str
+    goals: set[int]
+    share: float
+    measure: Callable[[Plan, Run, Path], None]
+
+
+_PARTS = (
+    _Part(name="goals 1-4", goals=AGENT_GOALS, share=0.4, measure=_with_agents),
+    _Part(name="goals 5-9", goals=STUB_GOALS, share=0.4, measure=_with_stub),
+    _Part(name="goal 10", goals={10}, share=0.06, measure=_record),
+    _Part(name="goal 11", goals={11}, share=0.14, measure=_over_capacity),
+)

@@ -112,9 +112,8 @@ class AgentSession:
         """Say that the run ended well: the feed may serve the conversation's next turn."""
         self._may_keep_feed = True
 
-    async def start(self, spec: AgentSpec, *, template: str, head_start: HeadStart | None = None) -> bool:
-        """Create the conversation, unless that is under way, or find the one an interrupted attempt of ours created.
-        Return whether it is new."""
+    async def start(self, spec: AgentSpec, *, template: str, head_start: HeadStart | None = None) -> None:
+        """Create the conversation, unless that is under way, or find the one an interrupted attempt of ours created."""
         if head_start is not None:
             created = await head_start.created()
         else:
@@ -125,14 +124,9 @@ class AgentSession:
             await self.client.create_conversation(self.conversation_id, spec, timeout_seconds=CALL_SECONDS)
         if template and created.is_new:
             await self.client.copy_directory(template, spec.working_dir, timeout_seconds=CALL_SECONDS)
-        return created.is_new
 
-    async def connect(self, *, after_seq: int, is_new: bool = False) -> None:
-        """Open the feed. `is_new`: the conversation was created a moment ago, and there is nothing to catch up with;
-        whatever is wrong with the feed shows when the message does not come back over it.
-
-        Raises ConversationMissing when the agent-server does not know the conversation.
-        """
+    async def connect(self, *, after_seq: int) -> None:
+        """Open the feed. Raises ConversationMissing when the agent-server does not know the conversation."""
         if self._feed is not None:
             await self._feed.close()
             self._feed = None
@@ -147,7 +141,6 @@ class AgentSession:
                 after_seq=after_seq,
                 connect_timeout_seconds=CONNECT_SECONDS,
                 reconnect_within_seconds=RECONNECT_SECONDS,
-                is_empty=is_new,
             )
             self._feed = await feed.__aenter__()  # left in our own __aexit__, or kept
         self.cursor = max(after_seq, self._feed.through_seq)
@@ -231,20 +224,20 @@ class AgentSession:
             await self._resolve(parts, SendDoubtful("a message over the feed did not come back"))
 
     async def _has_come_back(self) -> bool:
-        """Read the feed until the message is in it. False when the connection broke first, or nothing came."""
+        """Read the feed until the message is in it. False when the connection broke first.
+
+        However long it takes, up to the turn's own deadline: over a connection that holds nothing is lost, and a busy
+        agent-server would do twice what it was sent twice.
+        """
         assert self._feed is not None
-        try:
-            async with asyncio.timeout(CALL_SECONDS):
-                async for frames in self._feed:
-                    self._ahead.append(frames)
-                    if any(self._is_own_message(frame) for frame in frames):
-                        return True
-                    for frame in frames:
-                        _refuse_fatal(frame)
-                    if any(isinstance(frame, Reconnected) for frame in frames):
-                        return False
-        except TimeoutError:
-            return False
+        async for frames in self._feed:
+            self._ahead.append(frames)
+            if any(self._is_own_message(frame) for frame in frames):
+                return True
+            for frame in frames:
+                _refuse_fatal(frame)
+            if any(isinstance(frame, Reconnected) for frame in frames):
+                return False
         raise AssertionError("a feed ends by being left")
 
     def _is_own_message(self, frame: Frame) -> bool:
@@ -271,8 +264,12 @@ class AgentSession:
                 has_arrived = await self._message_arrived()
         except Unreachable:
             raise doubt from None  # not "nothing was sent": nobody can tell
-        if not has_arrived:
+        if has_arrived:
+            return
+        try:
             await self.client.send_message(self.conversation_id, parts, run=run, timeout_seconds=CALL_SECONDS)
+        except Unreachable:
+            raise doubt from None  # the first one may have arrived since
 
     async def _message_arrived(self) -> bool:
         logged = await self.client.durable_events(
@@ -281,7 +278,10 @@ class AgentSession:
         return any(event.kind == "MessageEvent" and event.event.get("source") == "user" for event in logged)
 
     async def _run_when_there_is_room(self) -> None:
-        """The message is saved, only the run was refused: sending it again would put it there twice."""
+        """The message is saved, only the run was refused: sending it again would put it there twice.
+
+        Raises SendDoubtful when the server is lost: what it has saved, it may run, so no other one may have it.
+        """
         async with asyncio.timeout(CAPACITY_PATIENCE_SECONDS):
             while True:
                 await asyncio.sleep(CAPACITY_RETRY_SECONDS)
@@ -291,6 +291,8 @@ class AgentSession:
                     continue
                 except AlreadyRunning:
                     return
+                except Unreachable as error:
+                    raise SendDoubtful(error.detail) from error
                 return
 
     async def run_again(self) -> None:

@@ -21,11 +21,12 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from chatgateway import agents, ledger, message_store, sql
+from chatgateway import agents, ledger, message_store, sql, turn_texts
 from chatgateway.agentserver.schemas import DurableEvent
 from chatgateway.errors import GatewayError
-from chatgateway.models import RESPONSES, AgentServer, Attempt, Conversation, Event, Turn
+from chatgateway.models import RESPONSES, AgentServer, Attempt, Conversation, Event, Message, Turn
 from chatgateway.openai_api import histories
+from chatgateway.querysets import TurnQuerySet
 from chatgateway.turn_events import TokenCounts, TurnAnswered
 from profiles.access import Caller
 from profiles.models import Profile
@@ -34,6 +35,10 @@ from profiles.pricing import cost_usd
 LEASE_SECONDS = 20
 # By the database's clock: the clocks of two machines need not agree.
 LEASE_END = sql.InSeconds(LEASE_SECONDS)
+# A lease that ends later than any is given was written by a clock that was set back since. The slack is for statements
+# that wait: PostgreSQL takes their time when they arrive and looks at the rows when their locks are there, so that one
+# may see leases that are, by its own time, longer than any is given.
+_LONGEST_LEASE_SECONDS = 2 * LEASE_SECONDS
 
 
 _REPLY_PREFIXES = {"completions": "cmpl-", RESPONSES: "resp_"}
@@ -176,6 +181,7 @@ def record_refusal(*, arrival: Arrival, asked: Asked, error: GatewayError, profi
     _set_error(turn, error)
     sql.insert([turn])
     _attach(turn, arrival, detached_at=now)
+    turn_texts.write([turn])
     return turn
 
 
@@ -250,6 +256,7 @@ def close_turn(turn: Turn, ending: Ending, *, leaf_event_id: str = "") -> None:
     ended(turn, ending, at=timezone.now(), leaf_event_id=leaf_event_id)
     _update_mine(turn, {name: getattr(turn, name) for name in _CLOSING_COLUMNS})
     ledger.settle(turn)
+    turn_texts.write([turn])
 
 
 def ended(turn: Turn, ending: Ending, *, at: dt.datetime, leaf_event_id: str = "") -> None:
@@ -411,14 +418,28 @@ def drop_leases(owner: str, turn_ids: list[UUID]) -> None:
     )
 
 
+def unclaimed(*, for_seconds: int = 0) -> TurnQuerySet:
+    """Open turns that nobody drives any more: their lease ran out so long ago, or ends when no lease can.
+
+    By the database's clock: the clocks of two machines need not agree.
+    """
+    ran_out = Q(lease_expires_at__lt=sql.InSeconds(-for_seconds))
+    return Turn.objects.open().filter(ran_out | Q(lease_expires_at__gt=sql.InSeconds(_LONGEST_LEASE_SECONDS)))
+
+
 def take_over(turn: Turn, *, owner: str) -> bool:
-    """Claim a turn whose lease ran out. False when another process was first."""
-    changed = Turn.objects.filter(pk=turn.pk, outcome=Turn.Outcome.OPEN, lease_generation=turn.lease_generation).update(
-        lease_owner=owner,
-        lease_generation=F("lease_generation") + 1,
-        lease_expires_at=LEASE_END,
+    """Claim a turn of `unclaimed()`. False when another process was first, or its own has renewed its lease since."""
+    changed = (
+        unclaimed()
+        .filter(pk=turn.pk, lease_generation=turn.lease_generation)
+        .update(
+            lease_owner=owner,
+            lease_generation=F("lease_generation") + 1,
+            lease_expires_at=LEASE_END,
+        )
     )
-    turn.lease_generation += 1
+    if changed:
+        turn.lease_generation += 1
     return bool(changed)
 
 
@@ -450,14 +471,14 @@ def rebuild_request(turn: Turn) -> dict[str, Any]:
 
 
 def _new_turn(arrival: Arrival, asked: Asked, *, is_refused: bool = False) -> Turn:
-    parameters, last_message_id = message_store.store(
+    parameters, last_message = message_store.store(
         tenant_id=arrival.caller.tenant_id, body=asked.body, is_refused=is_refused
     )
-    return unsaved(arrival, asked, turn_id=uuid4(), parameters=parameters, last_message_id=last_message_id)
+    return unsaved(arrival, asked, turn_id=uuid4(), parameters=parameters, last_message=last_message)
 
 
 def unsaved(
-    arrival: Arrival, asked: Asked, *, turn_id: UUID, parameters: dict[str, Any], last_message_id: UUID | None
+    arrival: Arrival, asked: Asked, *, turn_id: UUID, parameters: dict[str, Any], last_message: Message | None
 ) -> Turn:
     """Return a turn's row with what its request says; `parameters` and the last message are as stored."""
     caller = arrival.caller
@@ -478,7 +499,7 @@ def unsaved(
         is_stored=asked.is_stored,
         retry_digest=arrival.retry_digest,
         parameters=parameters,
-        last_message_id=last_message_id,
+        last_message=last_message,
         ignored_parameters=list(asked.ignored),
         client=message_store.storable_text(arrival.client)[:200],
         address=arrival.address[:64],

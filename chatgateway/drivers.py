@@ -24,6 +24,7 @@ from chatgateway.agent_session import AgentSession
 from chatgateway.agentserver.client import AgentServerClient, new_http_session
 from chatgateway.driver import Driver
 from chatgateway.errors import AgentServerUnavailable
+from chatgateway.file_changes import Comparisons
 from chatgateway.follower import Follower, FrameFollower, replay
 from chatgateway.frame_log import FrameLog
 from chatgateway.head_start import HeadStart, HeadStarts
@@ -61,6 +62,7 @@ class Drivers:
         self._slot_freed = asyncio.Event()
         self._http: aiohttp.ClientSession | None = None
         self._kept_feeds = KeptFeeds()
+        self._comparisons = Comparisons(self.client)
         self._followed: dict[UUID, LiveTurn] = {}
         self._following: set[asyncio.Task[None]] = set()
         self._chores: set[asyncio.Task[None]] = set()
@@ -82,6 +84,7 @@ class Drivers:
             sessions=self.session,
             wait_for_slot=self.wait_for_slot,
             follow=self._follow_on,
+            comparisons=self._comparisons,
             frame_log=FrameLog(turn, live, known=assignment.frames) if turn.is_response else None,
         )
         return self._drive(turn, live, driver.drive())
@@ -282,13 +285,17 @@ class Drivers:
         if self._tasks or self._following:
             await asyncio.wait({*self._tasks.values(), *self._following}, timeout=grace_seconds)
         left = dict(self._tasks)
+        # Whoever took over at once a turn whose message is under way would not find it in the agent-server's log yet,
+        # and send it again. Such a turn keeps its lease, as if this process had been killed.
+        certain = [turn_id for turn_id in left if not self.live[turn_id].is_in_doubt]
         for live in [*map(self.live.__getitem__, left), *self._followed.values()]:
             live.publish([_HANDED_OVER])
         for task in (*left.values(), *self._following, *self._chores):
             task.cancel()
+        self._comparisons.cancel()
         if left:
             await asyncio.wait(left.values(), timeout=5)
-            await writer.run(lambda: audit.drop_leases(self.owner, list(left)))
+            await writer.run(lambda: audit.drop_leases(self.owner, certain))
         if self._granter is not None:
             self._granter.cancel()
         self._stop_renewing.set()

@@ -23,6 +23,7 @@ class LiveTurn:
         self.conversation_id = conversation_id
         self.ended: TurnAnswered | TurnFailed | None = None
         self.cancel_reason = ""
+        self.is_sent = False  # the agent-server may have the message, whether or not it has said so
         self.accepted = _Flag()  # the agent-server has the message, or the turn has ended
         self.subscribers = 0
         self.closed_at: int | None = None  # Unix seconds, with the end
@@ -32,6 +33,11 @@ class LiveTurn:
         self._wait_for_end: list[asyncio.Future[None]] = []
         self._is_cancelled = False
         self._on_cancel: Callable[[str], None] | None = None
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """The message is under way: nobody can tell yet whether the agent-server has it."""
+        return self.is_sent and not self.accepted.is_set()
 
     def publish(self, events: list[ShownEvent]) -> None:
         """Hand events to all subscribers. A `TurnAnswered` or `TurnFailed` is the last one."""

@@ -152,7 +152,7 @@ class Preparation:
             has_directory = has_directory or was_left
         spec = self._spec()
         self.made_here = True
-        is_new = await session.start(
+        await session.start(
             spec,
             template="" if has_directory else self.profile.workspace_template,
             head_start=self._head_start_on(server),
@@ -165,7 +165,7 @@ class Preparation:
             llm_digest=agents.llm_digest(spec.llm),
             instructions=self._instructions,
         )
-        await asyncio.gather(begun, session.connect(after_seq=-1, is_new=is_new))
+        await asyncio.gather(begun, session.connect(after_seq=-1))
 
     def _head_start_on(self, server: AgentServer) -> HeadStart | None:
         """What was begun while the turn was committed, once: a second start is made for a reason."""

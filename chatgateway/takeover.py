@@ -5,11 +5,8 @@ Every gateway process looks for them, and the worker where none does.
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 from uuid import UUID
-
-from django.db.models.functions import Now
 
 from chatgateway import (
     audit,
@@ -36,15 +33,13 @@ from profiles.models import OnDisconnect, Profile
 
 logger = logging.getLogger(__name__)
 
-# A lease that ends further in the future than any is given was written by a clock that was set back since.
-LEASE_SANITY = dt.timedelta(seconds=audit.LEASE_SECONDS)
 ADOPT_LIMIT = 20
 # The worker takes over only what no gateway process has taken, and follows it for no longer than this.
-RECOVER_AFTER_SECONDS = 10.0
+RECOVER_AFTER_SECONDS = 10
 RECOVER_SECONDS = 10.0
 
 
-async def adopt_expired(limit: int = ADOPT_LIMIT, *, patience_seconds: float = 0) -> int:
+async def adopt_expired(limit: int = ADOPT_LIMIT, *, patience_seconds: int = 0) -> int:
     """Take over open turns whose lease ran out, and bring them to an end. Return how many were taken.
 
     The requests that waited for such a turn went with the process that drove it, but may have been repeated since.
@@ -76,11 +71,10 @@ async def recover(limit: int = ADOPT_LIMIT) -> int:
     return taken
 
 
-def _claim_expired(owner: str, mine: list[UUID], limit: int, patience_seconds: float) -> list[Turn]:
+def _claim_expired(owner: str, mine: list[UUID], limit: int, patience_seconds: int) -> list[Turn]:
     # Whatever kept this process from renewing its leases, it lives, and does not take its turns over from itself.
     audit.renew_leases(owner, mine)
-    now = Now()
-    rows = Turn.objects.open().select_related(
+    rows = audit.unclaimed(for_seconds=patience_seconds).select_related(
         "conversation__agent_server",
         "conversation__told_from",
         "conversation__branched_at",
@@ -89,11 +83,7 @@ def _claim_expired(owner: str, mine: list[UUID], limit: int, patience_seconds: f
         "profile",
         "api_key",
     )
-    # The database's clock with itself: two machines need not agree on the time.
-    ended = rows.filter(lease_expires_at__lt=now - dt.timedelta(seconds=patience_seconds))
-    too_far = rows.filter(lease_expires_at__gt=now + LEASE_SANITY)
-    candidates = (ended | too_far).order_by("arrival")[:limit]
-    return [turn for turn in candidates if audit.take_over(turn, owner=owner)]
+    return [turn for turn in rows.order_by("arrival")[:limit] if audit.take_over(turn, owner=owner)]
 
 
 async def free_slots(limit: int = ADOPT_LIMIT) -> int:

@@ -22,7 +22,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpRe
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
-from chatgateway import audit, completions, conversations, health, metrics, tracing, turns
+from chatgateway import audit, chats, completions, conversations, health, metrics, tracing, turns
 from chatgateway.api_view import LARGE_BODY_BYTES, AsyncAPIView, in_thread, json_response
 from chatgateway.audit import Arrival, Asked
 from chatgateway.delivery import Delivery
@@ -366,6 +366,7 @@ def named_by(request: Request, chat: ChatRequest) -> Named:
         conversation_id=_requested_conversation(request, chat),
         chat_id="" if NO_CHAT.match(chat_id) else chat_id,
         end_user=chat.end_user or _first_of(settings.GATEWAY_END_USER_HEADERS, request),
+        sends_history=chats.is_from_client_that_sends_history(request.headers),
     )
 
 
@@ -408,11 +409,10 @@ async def health_view(_: HttpRequest) -> JsonResponse:
 
 
 async def ready_view(_: HttpRequest) -> JsonResponse:
-    """`GET /ready`: 200 when turns can be served, 503 with what is missing."""
-    missing = await in_thread(health.missing)
-    return JsonResponse(
-        {"status": "unavailable" if missing else "ready", "missing": missing}, status=503 if missing else 200
-    )
+    """`GET /ready`: 200 when turns can be served, 503 with what is missing; in both cases what is wrong besides."""
+    found = await in_thread(health.look)
+    status, code = ("unavailable", 503) if found.missing else ("ready", 200)
+    return JsonResponse({"status": status, "missing": found.missing, "impaired": found.impaired}, status=code)
 
 
 async def root_view(_: HttpRequest) -> JsonResponse:

@@ -16,6 +16,7 @@ from django.utils import timezone
 from chatgateway import drivers, takeover, tracing
 from chatgateway.api_view import in_thread
 from chatgateway.writer import writer
+from gateway_project import open_files
 from profiles import access, bookkeeping
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ async def _keep_warm_forever() -> None:
 
 def run(*, host: str, port: int) -> None:
     """Serve until a signal ends the process."""
+    open_files.raise_limit()
     bookkeeping.start()
     config = uvicorn.Config(
         "gateway_project.asgi:application",

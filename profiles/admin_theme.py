@@ -34,6 +34,7 @@ else:
 
 __all__ = [
     "AdminSite",
+    "ChangeList",
     "Choice",
     "ChoiceFilter",
     "ModelAdmin",
@@ -84,7 +85,9 @@ def detail_action(
     return marked
 
 
-class _ChangeList(ThemedChangeList):
+class ChangeList(ThemedChangeList):
+    """The list behind every list page of ours."""
+
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         if not self.has_active_filters and not self.query:
@@ -102,8 +105,8 @@ class ModelAdmin(ThemedAdmin[M]):
     empty_link_title = ""
     formfield_overrides = {models.TextField: {"widget": UnfoldAdminTextareaWidget(attrs={"rows": 4})}}
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[_ChangeList]:
-        return _ChangeList
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return ChangeList
 
 
 class RelatedFilter(AutocompleteSelectFilter):
@@ -200,4 +203,5 @@ def as_uuid(term: str) -> UUID | None:
 def is_list(request: HttpRequest) -> bool:
     """Whether the request is for a list, where the large and the encrypted columns are not wanted."""
     match = request.resolver_match
-    return match is not None and (match.url_name or "").endswith(("_changelist", "_totals", "autocomplete"))
+    ending = ("_changelist", "_totals", "_export_csv", "_export_jsonl", "autocomplete")
+    return match is not None and (match.url_name or "").endswith(ending)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from django.urls import reverse
 from chatgateway.admin import rich_text, step_costs, turn_story
 from chatgateway.admin.rich_text import Told
 from chatgateway.admin.turn_story import Question, Step
-from chatgateway.models import Turn
+from chatgateway.models import Event, Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +25,19 @@ class Steps:
     has_events: bool = False
     has_more: bool = False
 
+    @property
+    def has_acted(self) -> bool:
+        """Whether a tool was called."""
+        return any(step.kind == "tool" for step in self.steps)
+
 
 def steps_of(turn: Turn) -> Steps:
     """Return the steps of a turn. One query."""
-    found = list(turn.events.order_by("seq")[: turn_story.MAXIMUM_EVENTS + 1])
+    return steps_from(turn, list(turn.events.order_by("seq")[: turn_story.MAXIMUM_EVENTS + 1]))
+
+
+def steps_from(turn: Turn, found: Sequence[Event]) -> Steps:
+    """Return the steps that events make, which are in order. More of them than fit on a page are told as such."""
     events = found[: turn_story.MAXIMUM_EVENTS]
     usage = step_costs.of_calls(turn, events)
     answer = turn_story.answer_of(events)

@@ -63,9 +63,7 @@ class Feed:
         after_seq: int | None,
         connect_timeout_seconds: float,
         reconnect_within_seconds: float,
-        is_empty: bool,
     ) -> None:
-        self._is_empty = is_empty
         self._client = client
         self._conversation_id = conversation_id
         self._connect_timeout = connect_timeout_seconds
@@ -117,7 +115,7 @@ class Feed:
         socket = None
         while socket is None:
             try:
-                socket = await self._connect(deadline, is_empty=self._is_empty)
+                socket = await self._connect(deadline)
             except ConnectionBroke as broke:
                 # Only a replay that got somewhere is worth going on with.
                 events = await self._salvage(broke, deadline)
@@ -125,11 +123,11 @@ class Feed:
                     raise Unreachable(str(broke)) from broke
                 replayed += events
         self.through_seq = socket.through_seq
-        self.first_state = "idle" if socket.state is None else socket.state.status
+        self.first_state = socket.state.status
         if self._cursor is None:
             self._cursor = socket.through_seq
         self.replayed = replayed + self._fresh(socket.replayed)
-        self._pending = [] if socket.state is None else [socket.state, *socket.early]
+        self._pending = [socket.state, *socket.early]
         self._use(socket)
         return self
 
@@ -167,7 +165,6 @@ class Feed:
         missed += self._fresh(socket.replayed)
         away = Reconnected(away_seconds=time.monotonic() - broke_at)
         logger.info("the feed of conversation %s is back after %.1f s", self._conversation_id, away.away_seconds)
-        assert socket.state is not None
         self._pending = [away, *missed, socket.state, *socket.early]
 
     async def _reach_again(
@@ -196,13 +193,12 @@ class Feed:
         pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(self._breaks_in_a_row - 1, 10))
         return pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads the readers of a restarted server, no secret
 
-    async def _connect(self, deadline: float, *, is_empty: bool = False) -> SessionSocket:
+    async def _connect(self, deadline: float) -> SessionSocket:
         return await self._client.open_socket(
             self._conversation_id,
             after_seq=self._cursor,
             timeout_seconds=self._seconds_until(deadline),
             skipped=self.skipped,
-            is_empty=is_empty,
         )
 
     async def _salvage(self, broke: ConnectionBroke, deadline: float) -> list[DurableEvent]:
@@ -245,12 +241,10 @@ def open_feed(
     after_seq: int | None = -1,
     connect_timeout_seconds: float,
     reconnect_within_seconds: float,
-    is_empty: bool = False,
 ) -> Feed:
     """A feed of the events after `after_seq`, to be entered with `async with`.
 
     -1 replays the whole log; None replays nothing and starts at the end of the log, whose place is then `through_seq`.
-    `is_empty`: the log is, for it was made a moment ago; the feed is entered without waiting to be told so.
     """
     return Feed(
         client,
@@ -258,5 +252,4 @@ def open_feed(
         after_seq=after_seq,
         connect_timeout_seconds=connect_timeout_seconds,
         reconnect_within_seconds=reconnect_within_seconds,
-        is_empty=is_empty,
     )

@@ -66,14 +66,13 @@ class SkippedFrames:
 class SessionSocket:
     """An open connection past its replay.
 
-    `replayed` are the events after the cursor that were in the log; `state` is what the conversation was like then,
-    None if it was not waited for and comes with the first batch; `early` are frames that overtook the replay.
-    `through_seq` is the end of the log when the connection was made.
+    `replayed` are the events after the cursor that were in the log; `state` is what the conversation was like then;
+    `early` are frames that overtook the replay. `through_seq` is the end of the log when the connection was made.
     """
 
     through_seq: int
     replayed: list[DurableEvent]
-    state: State | None
+    state: State
     early: list[Frame]
     _ahead: timedelta | None
     _skipped: SkippedFrames
@@ -99,8 +98,6 @@ class SessionSocket:
             frame = _read(message, self._skipped)
             if isinstance(frame, DurableEvent):
                 frame = _timed(frame, self._ahead)
-            elif isinstance(frame, State) and self._ahead is None:
-                self._ahead = _clock_difference(frame)
             if frame is not None and not isinstance(frame, frames.Sync):
                 batch.append(frame)
             if len(batch) >= MAX_BATCH or not self._has_more():
@@ -141,10 +138,8 @@ async def connect(
     timeout_seconds: float,
     heartbeat_seconds: float,
     skipped: SkippedFrames,
-    is_empty: bool = False,
 ) -> SessionSocket:
-    """Open a connection and read it up to the first `full_state`; not that far if the log `is_empty` and its agent has
-    nothing to do, as with a conversation that was made a moment ago. What is wrong shows with the first batch then.
+    """Open a connection and read it up to the first `full_state`.
 
     `after_seq` -1 replays the whole log, None nothing. Raises Unreachable, Unauthorized, ConversationMissing (also for
     a log that ends before `after_seq`), Rejected, and ConnectionBroke if the server hung up amid the replay.
@@ -162,8 +157,6 @@ async def connect(
             try:
                 # As the first message, not as a header or in the URL: those are deprecated and end up in access logs.
                 await ws.send_str(orjson.dumps({"type": "auth", "session_api_key": session_api_key}).decode())
-                if is_empty:
-                    return _not_read_yet(ws, skipped)
                 return await _read_replay(ws, after_seq, skipped)
             except BaseException:
                 await ws.close()
@@ -174,10 +167,6 @@ async def connect(
         raise _refusal(error.status) from None  # its repr holds the request's headers
     except (aiohttp.ClientError, OSError) as error:
         raise Unreachable(f"the session socket could not be opened: {type(error).__name__}: {error}") from error
-
-
-def _not_read_yet(ws: _WebSocket, skipped: SkippedFrames) -> SessionSocket:
-    return SessionSocket(through_seq=-1, replayed=[], state=None, early=[], _ahead=None, _skipped=skipped, _ws=ws)
 
 
 async def _read_replay(ws: _WebSocket, after_seq: int | None, skipped: SkippedFrames) -> SessionSocket:

@@ -195,6 +195,7 @@ class Turn(models.Model):
         permissions = [
             ("stop_turn", "Can stop turns"),
             ("read_transcript", "Can read what was asked, done and answered; each reading is recorded"),
+            ("export_turn", "Can export turns and make reports; with texts for those who can read them"),
         ]
         constraints = [
             models.CheckConstraint(

@@ -158,7 +158,7 @@ class Start:
     async def _work(self) -> NoReturn:
         started = time.monotonic()
         access = await self._bring_up()
-        if missing := await in_thread(health.missing):
+        if missing := (await in_thread(health.look)).missing:
             self._terminal.warn(f"Calls cannot be answered yet: {', '.join(missing)}.")
         profile = await in_thread(bootstrap.first_usable_profile)
         ready = self._ready(access, profile, seconds=time.monotonic() - started)

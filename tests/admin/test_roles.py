@@ -45,16 +45,20 @@ RUNNING = {
     "chatgateway_agentserver_activate", "chatgateway_agentserver_disable",
     *(f"chatgateway_taskrun_{page}" for page in SEEN),
 }  # fmt: skip
+EXPORTS = {"chatgateway_conversation_report", "profiles_tenant_report"} | {
+    f"chatgateway_{rows}_export_{form}" for rows in ("turn", "conversation") for form in ("csv", "jsonl")
+}
 OWN = {
     "administrator": RUNNING
     | ACCOUNTS
     | {
         "chatgateway_erasure_add", "profiles_apikey_rotate", "profiles_apikey_revoke",
-        "profiles_profile_model_offers", "profiles_profile_live_check",
+        "profiles_profile_model_offers", "profiles_profile_live_check", *EXPORTS,
         *(f"{model}_{page}" for model in EDITED for page in EVERYTHING),
     },
     "operator": RUNNING,
     "auditor": ACCOUNTS
+    | EXPORTS
     | {f"chatgateway_turn_{page}" for page in ("steps", "raw_request", "raw_response", "raw_events")},
 }  # fmt: skip
 # A live key is revoked before it is deleted, a tenant in use stays, an active server is disabled first; nobody may.

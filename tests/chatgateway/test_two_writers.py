@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from django.db import connection
+from django.utils import timezone
 
 from chatgateway import audit, servers
 from chatgateway.models import Turn
 from chatgateway.writer import Writer
+from tests.waiting import eventually
 
 # Longer than PostgreSQL takes to find out that two transactions wait for one another.
 WAIT_SECONDS = 30.0
@@ -100,3 +105,59 @@ def test_leases_are_renewed_past_a_turn_that_is_being_written() -> None:
     written.result(WAIT_SECONDS)
     writer.close(timeout_seconds=WAIT_SECONDS)
     assert renewed == {"free"}
+
+
+@pytest.mark.usefixtures("postgres")
+def test_a_lease_that_was_renewed_while_a_sweep_waited_does_not_look_like_one_from_the_future() -> None:
+    turn = Turn.objects.create(request_id="driven", lease_owner="me", lease_generation=1)
+    writer, is_locked = Writer(), threading.Event()
+
+    def renew() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE chatgateway_turn IN ACCESS EXCLUSIVE MODE")
+            is_locked.set()
+            eventually(lambda: _is_waited_for(cursor, "chatgateway_turn"))
+            time.sleep(0.05)  # the sweep has its time by now, and takes its look at the rows when this has ended
+            cursor.execute("UPDATE chatgateway_turn SET lease_expires_at = statement_timestamp() + interval '20 s'")
+
+    renewed = writer.submit(renew)
+    is_locked.wait(WAIT_SECONDS)
+
+    unclaimed = list(audit.unclaimed())
+
+    renewed.result(WAIT_SECONDS)
+    writer.close(timeout_seconds=WAIT_SECONDS)
+    turn.refresh_from_db()
+    assert turn.lease_expires_at is not None
+    assert unclaimed == []
+
+
+def _is_waited_for(cursor: Any, table: str) -> bool:
+    cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = %s::regclass", [table])
+    return bool(cursor.fetchone()[0])
+
+
+@pytest.mark.django_db
+def test_a_lease_that_was_renewed_since_the_sweep_read_it_is_not_taken_over() -> None:
+    late = Turn.objects.create(request_id="late", lease_owner="me", lease_generation=1)
+    audit.drop_leases("me", [late.pk])
+    [seen] = audit.unclaimed()
+    audit.renew_leases("me", [late.pk])
+
+    assert not audit.take_over(seen, owner="other")
+
+    late.refresh_from_db()
+    assert (late.lease_owner, late.lease_generation) == ("me", 1)
+
+
+@pytest.mark.django_db
+def test_a_lease_from_a_clock_that_was_set_back_is_taken_over() -> None:
+    Turn.objects.create(
+        request_id="ahead",
+        lease_owner="me",
+        lease_generation=1,
+        lease_expires_at=timezone.now() + dt.timedelta(hours=1),
+    )
+    [seen] = audit.unclaimed()
+
+    assert audit.take_over(seen, owner="other")

@@ -186,6 +186,25 @@ class FakeAgentServer:
         """Cut the connection when a message comes over an event socket, without having looked at it."""
         self._soon(lambda: setattr(self, "_messages_to_lose", 1))
 
+    def hold_messages(self) -> None:
+        """Be slow with messages over event sockets, and with nothing else, until `take_messages`; `held_messages` are
+        there and not looked at."""
+        self._soon(self.socket_faults.may_take.clear)
+
+    def take_messages(self) -> None:
+        """End `hold_messages`."""
+        self._soon(self.socket_faults.may_take.set)
+
+    @property
+    def held_messages(self) -> int:
+        return self.socket_faults.held_messages
+
+    async def hold_message(self) -> None:
+        self.socket_faults.held_messages += 1
+        self.notify()
+        await self.socket_faults.may_take.wait()
+        self.socket_faults.held_messages -= 1
+
     def refuse_runs(self, times: int) -> None:
         """Say that all run slots are taken, so many times; a message is saved all the same."""
         self._soon(lambda: setattr(self, "_capacity_refusals", times))

@@ -27,6 +27,9 @@ class SocketFaults:
 
     def __init__(self) -> None:
         self.open: set[_EventSocket] = set()
+        self.held_messages = 0
+        self.may_take = asyncio.Event()
+        self.may_take.set()
         self.mend()
 
     def mend(self) -> None:
@@ -154,6 +157,7 @@ class _EventSocket:
             if message.type is WSMsgType.PING:
                 await self._ws.pong(message.data)
             if message.type is WSMsgType.TEXT:
+                await self._server.hold_message()
                 self._take(json.loads(message.data))
             if message.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR):
                 return

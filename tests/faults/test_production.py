@@ -46,8 +46,9 @@ def broker(request: pytest.FixtureRequest) -> str:
 
 
 class Front:
-    """The proxy in front, as far as a caller can tell: each call goes to the next process; where it is refused with a
-    time to come again, or nobody listens any more, it goes to another one then."""
+    """A proxy and OpenAI's SDK behind it, as far as the gateways can tell: each call goes to the next process; where it
+    is refused with a time to come again, or nobody listens any more, it goes to another one then, and says that it does
+    so. One that a process handed over has been begun: not marked as a repeat, it would be another call."""
 
     def __init__(self, site: Site, urls: list[str]) -> None:
         self._site, self._urls = site, urls
@@ -62,27 +63,28 @@ class Front:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _ask(self) -> Call:
-        token, number = calls.new_token(), next(self._turn)
-        call = self._send(token, number)
+        token, number, tries = calls.new_token(), next(self._turn), 0
+        stream = number % 4 < 2
+        call = self._send(token, number, stream=stream, tries=tries)
         while (pause := _told_to_come_again(call)) is not None and len(self.refusals) < MOST_REFUSALS:
             self.refusals.append(call.told.code or call.told.kind)
             time.sleep(min(pause, 1.0))
-            number += 1
-            call = self._send(token, number)
+            tries += 1
+            call = self._send(token, number + tries, stream=stream, tries=tries)
         self._site.calls.append(call)
         return call
 
-    def _send(self, token: str, number: int) -> Call:
+    def _send(self, token: str, number: int, *, stream: bool, tries: int) -> Call:
+        repeated = {"X-Stainless-Retry-Count": str(tries)}  # as the SDK itself counts, at one address
         with self._site.client(self._urls[number % len(self._urls)], max_retries=0) as client:
-            return calls.ask(client, token, stream=number % 4 < 2)
+            return calls.ask(client, token, stream=stream, extra_headers=repeated)
 
 
 def _told_to_come_again(call: Call) -> float | None:
     if call.told is None:
         return None
     if call.told.kind == "APIConnectionError":
-        # Nobody listened. Had the line gone dead in mid-call, the second run of the question would show in the balance.
-        return 0.1
+        return 0.1  # nobody listened, or the line went dead
     return float(call.told.headers["retry-after"]) if call.told.status in {429, 503} else None
 
 

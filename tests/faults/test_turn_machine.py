@@ -48,6 +48,8 @@ class Truth:
 
     conversation: Any
     generation: int = 1
+    owner: str = "one"
+    is_lease_over: bool = False
     closed_as: str = ""
     closed_row: dict[str, Any] | None = None
     has_run_on: bool = False
@@ -241,24 +243,33 @@ class TurnMachine(RuleBasedStateMachine):
     @rule(driver=drivers)
     def lose_lease(self, driver: Driver) -> None:
         audit.drop_leases(driver.turn.lease_owner, [driver.turn.pk])
+        self._note_lease(driver, is_over=True)
+
+    def _note_lease(self, driver: Driver, *, is_over: bool) -> None:
+        truth = self.truth[driver.turn.pk]
+        if not truth.closed_as and driver.turn.lease_owner == truth.owner:
+            truth.is_lease_over = is_over
 
     @rule(target=drivers, driver=drivers)
     def take_over(self, driver: Driver) -> Driver:
         """By a process that read the row when `driver` was right about it."""
         truth = self.truth[driver.turn.pk]
-        may_take = not truth.closed_as and driver.turn.lease_generation == truth.generation
+        is_known = driver.turn.lease_generation == truth.generation
+        may_take = not truth.closed_as and is_known and truth.is_lease_over
         taken = copy.copy(driver.turn)
         took = audit.take_over(taken, owner="two")
         assert took == may_take
         if took:
             truth.generation += 1
-            taken.lease_owner = "two"
+            truth.owner = taken.lease_owner = "two"
+            truth.is_lease_over = False
             return Driver(turn=taken)
         return driver
 
     @rule(driver=drivers)
     def renew(self, driver: Driver) -> None:
         audit.renew_leases(driver.turn.lease_owner, [driver.turn.pk])
+        self._note_lease(driver, is_over=False)
 
     @rule(driver=drivers)
     def hear_that_the_run_ended(self, driver: Driver) -> None:

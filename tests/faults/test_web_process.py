@@ -329,6 +329,30 @@ def test_a_turn_without_a_caller_is_handed_over_as_well(site: Site) -> None:
     site.settle(answered=1)
 
 
+@pytest.mark.scenario("SIGTERM while the agent-server takes its time with the message")
+def test_a_message_under_way_is_not_sent_again_by_the_process_that_goes_on(site: Site) -> None:
+    agent = site.agent()
+    first = site.gateway(GATEWAY_SHUTDOWN_GRACE_SECONDS="1")
+    agent.hold_messages()
+    with Proxy(first.port) as balancer:
+        asking = site.asking_both(balancer.url)
+        agent.wait_until(lambda: agent.held_messages == 2)
+        second = site.gateway()
+        balancer.turn_to(second.port)
+        first.end()
+
+        # Who took them over now would not find the messages, and send them again.
+        assert not Turn.objects.open().filter(lease_expires_at__lte=Now()).exists()
+        agent.take_messages()
+        agent.wait_until(lambda: all(one.posted for one in agent.conversations.values()))
+        site.let_leases_run_out()
+        collected, streamed = (one.result(60) for one in asking)
+
+    assert collected.text == calls.answer_to(collected.token)
+    assert streamed.told.code == "service_unavailable"
+    site.settle(answered=2)
+
+
 @pytest.mark.scenario("SIGTERM of one of two web processes under load")
 @pytest.mark.usefixtures("postgres")
 def test_a_rolling_restart_fails_no_call(site: Site) -> None:
