@@ -8,11 +8,11 @@ from decimal import Decimal
 from typing import Any
 
 from django.contrib.admin import SimpleListFilter
-from django.db.models import F, Q, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Sum
 from django.http import HttpRequest
 from django.utils import timezone
 
-from chatgateway.admin.selection import DAY_FROM, DAY_TO
+from chatgateway.admin.selection import DAY_FROM, DAY_TO, UNPRICED
 from chatgateway.models import Event, Turn
 from profiles.admin_theme import Choice, ChoiceFilter
 
@@ -34,13 +34,12 @@ def _more_than(column: str, amount: str) -> Callable[[], Q]:
     return lambda: Q(**{f"{column}__gt": Decimal(amount)})
 
 
-def _amounts(column: str) -> tuple[Choice, ...]:
-    return (
-        Choice("0.01", "More than $0.01", _more_than(column, "0.01")),
-        Choice("0.1", "More than $0.10", _more_than(column, "0.1")),
-        Choice("1", "More than $1", _more_than(column, "1")),
-        Choice("10", "More than $10", _more_than(column, "10")),
-    )
+_AMOUNTS = (
+    ("0.01", "More than $0.01"),
+    ("0.1", "More than $0.10"),
+    ("1", "More than $1"),
+    ("10", "More than $10"),
+)
 
 
 def _longer_than(**time: int) -> Callable[[], Q]:
@@ -73,11 +72,8 @@ class CostFilter(ChoiceFilter):
     title = "cost"
     parameter_name = "cost"
     offers = (
-        *_amounts("cost_usd"),
-        # Something was spent, and nobody knows how much.
-        Choice(
-            "unknown", "Unknown", lambda: Q(cost_usd__isnull=True) & (Q(input_tokens__gt=0) | Q(output_tokens__gt=0))
-        ),
+        *(Choice(amount, title, _more_than("cost_usd", amount)) for amount, title in _AMOUNTS),
+        Choice("unknown", "Unknown", lambda: UNPRICED),
     )
 
 
@@ -87,23 +83,42 @@ class StartedFilter(ChoiceFilter):
     offers = _periods("created_at")
 
 
+def _with_last(outcome: str) -> Callable[[], Q]:
+    """Conversations whose last turn ended so. From the turns: few of most outcomes, and no look at the others."""
+    later = Turn.objects.filter(conversation=OuterRef("conversation"), arrival__gt=OuterRef("arrival"))
+    turns = Turn.objects.filter(~Exists(later), outcome=outcome, conversation__isnull=False)
+    return lambda: Q(pk__in=turns.order_by().values("conversation"))
+
+
+def _with_sum_over(amount: str) -> Callable[[], Q]:
+    """Conversations whose turns cost more together. All are summed at once, not each on its own."""
+    summed = Turn.objects.filter(cost_usd__isnull=False, conversation__isnull=False).order_by().values("conversation")
+    over = summed.annotate(sum=Sum("cost_usd")).filter(sum__gt=Decimal(amount))
+    return lambda: Q(pk__in=over.values("conversation"))
+
+
+def _partly_unpriced() -> Q:
+    turns = Turn.objects.filter(UNPRICED, conversation__isnull=False)
+    return Q(pk__in=turns.order_by().values("conversation"))
+
+
 class LastOutcomeFilter(ChoiceFilter):
-    """By how the conversation's last turn ended; the list has it as `outcome`."""
+    """By how the conversation's last turn ended."""
 
     title = "last outcome"
     parameter_name = "last"
-    offers = tuple(
-        Choice(outcome.value, outcome.label, lambda value=outcome.value: Q(outcome=value))  # type: ignore[misc]
-        for outcome in Turn.Outcome
-    )
+    offers = tuple(Choice(outcome.value, outcome.label, _with_last(outcome.value)) for outcome in Turn.Outcome)
 
 
 class SumFilter(ChoiceFilter):
-    """By what the conversation's turns cost together; the list has it as `cost`."""
+    """By what the conversation's turns cost together."""
 
     title = "cost"
     parameter_name = "cost"
-    offers = (*_amounts("cost"), Choice("unknown", "Partly unknown", lambda: Q(n_unpriced__gt=0)))
+    offers = (
+        *(Choice(amount, title, _with_sum_over(amount)) for amount, title in _AMOUNTS),
+        Choice("unknown", "Partly unknown", _partly_unpriced),
+    )
 
 
 class _OpenFilter(SimpleListFilter):

@@ -17,7 +17,7 @@ from django.utils.safestring import SafeString
 
 from chatgateway import readings, turn_texts
 from chatgateway.admin import exports
-from chatgateway.models import Attempt, Turn, TurnText
+from chatgateway.models import Attempt, Conversation, Turn, TurnText
 from chatgateway.words import Query
 from profiles.admin_theme import ChangeList, as_uuid
 
@@ -64,7 +64,11 @@ def conversations_found(request: HttpRequest, term: str) -> Q:
     if (wanted := as_uuid(term)) is not None:
         return Q(pk=wanted)
     turns = Turn.objects.filter(turns_found(request, term), conversation__isnull=False)
-    return Q(pk__in=turns.order_by().values("conversation")) | Q(end_user=term) | Q(profile_slug=term)
+    found = Q(pk__in=turns.order_by().values("conversation"))
+    for what in ("end_user", "profile_slug"):
+        if Conversation.objects.filter(**{what: term}).exists():
+            found |= Q(**{what: term})
+    return found
 
 
 def _said(query: Query) -> Q:
@@ -143,7 +147,7 @@ class FoundTurns(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         query = query_of(request, self.query)
-        if query:
+        if query and self.result_list:
             turns = list(self.result_list)
             found = places_in(turns, query)
             for turn in turns:
