@@ -80,12 +80,12 @@ def help_for(request: HttpRequest) -> str:
     return _HELP if readings.may_read(request) else _HELP_WITHOUT_TEXTS
 
 
-def told(request: HttpRequest) -> str:
-    """Say above a list how words were searched for; empty where none were."""
+def told(request: HttpRequest, what: str) -> str:
+    """Say above a list of `what` how words were searched for; empty where none were."""
     if not query_of(request, request.GET.get("q", "")):
         return ""
     return (
-        "Turns that have all the words in question and answer. Case and accents do not count; "
+        f"{what} all the words in question and answer. Case and accents do not count; "
         "“some words” stand together, beg* is the beginning of a word."
     )
 
