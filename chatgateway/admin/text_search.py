@@ -21,8 +21,8 @@ from chatgateway.models import Attempt, Conversation, Turn, TurnText
 from chatgateway.words import Query
 from profiles.admin_theme import ChangeList, as_uuid
 
-_HELP = "Words of questions and answers; an id; an end user"
-_HELP_WITHOUT_TEXTS = "Id of a request, completion or conversation; an end user"
+_HELP = "Words asked or answered; id; end user"
+_HELP_WITHOUT_TEXTS = "Id of a call or conversation; end user"
 # Of an excerpt, around the first place.
 _BEFORE, _AFTER = 60, 180
 # Of a text in which places are looked for.
