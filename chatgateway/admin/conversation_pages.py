@@ -115,7 +115,10 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
         return [totals, *exports.urls(self, self._turns_of_chosen), *reports.urls(self), *super().get_urls()]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        above = {"selection": selection.above_list(request, "conversation"), "search_told": text_search.told(request)}
+        above = {
+            "selection": selection.above_list(request, "conversation"),
+            "search_told": text_search.told(request, "Conversations with a turn that has"),
+        }
         return text_search.noted(request, super().changelist_view(request, {**(extra_context or {}), **above}))
 
     def totals(self, request: HttpRequest) -> HttpResponse:
