@@ -87,9 +87,9 @@ def check(postgres_url: str) -> tuple[str, bool]:
     models = [Model(setup, seed=seed, arrivals=found.arrivals, overheads=found.overheads).run() for seed in range(RUNS)]
     median, most = (percentile(found.overheads, percent) for percent in (50, 95))
     story = (
-        f"{len(found.arrivals)} requests in {setup.seconds:.0f} s; {setup.agent_servers} agent-servers of {setup.slots} "
-        f"slots, one of them lost after {setup.dies_at:.0f} s; beyond its words a run took {median:.2f} s (median), "
-        f"{most:.2f} s (95 of 100)."
+        f"{len(found.arrivals)} requests in {setup.seconds:.0f} s; {setup.agent_servers} agent-servers of "
+        f"{setup.slots} slots, one of them lost after {setup.dies_at:.0f} s; beyond its words a run took "
+        f"{median:.2f} s (median), {most:.2f} s (95 of 100)."
     )
     lines = [
         story,
