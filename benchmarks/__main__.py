@@ -1,4 +1,4 @@
-"""`python -m benchmarks run`, `goals`, `profile`, `soak`, `capacity`, `retention` and `simulate`."""
+"""`python -m benchmarks run`, `goals`, `profile`, `soak`, `capacity`, `retention`, `admin` and `simulate`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks import capacity, profiling, report, retention_cost, simulation, soak, suite
+from benchmarks import admin_pages, capacity, profiling, report, retention_cost, simulation, soak, suite
 from benchmarks.targets import ROOT
 
 DEFAULT_POSTGRES = "postgresql://postgres@127.0.0.1:5432/postgres"
@@ -61,6 +61,14 @@ def main() -> None:
     kept.add_argument("--events", type=int, default=1_000_000)
     kept.add_argument("--postgres", default=os.environ.get("BENCHMARK_POSTGRES_URL", DEFAULT_POSTGRES), metavar="URL")
     kept.set_defaults(command=_retention)
+
+    pages = commands.add_parser("admin", help="how long the server works on each page of the admin over a large record")
+    pages.add_argument("--turns", type=int, default=100_000)
+    pages.add_argument("--repetitions", type=int, default=15)
+    pages.add_argument("--only", default="", metavar="TEXT", help="pages whose name holds this")
+    pages.add_argument("--explain", action="store_true", help="name the slowest query of each page that is too slow")
+    pages.add_argument("--postgres", default=os.environ.get("BENCHMARK_POSTGRES_URL", DEFAULT_POSTGRES), metavar="URL")
+    pages.set_defaults(command=_admin)
 
     simulated = commands.add_parser("simulate", help="how many slots so many turns a day need, by a model of the queue")
     simulated.add_argument("--turns-a-day", type=int, nargs="*", default=[100, 10_000, 1_000_000])
@@ -139,6 +147,20 @@ def _capacity(arguments: argparse.Namespace) -> None:
 def _retention(arguments: argparse.Namespace) -> None:
     plan = retention_cost.Plan(events=arguments.events, postgres_url=arguments.postgres)
     print(retention_cost.as_text(retention_cost.carry_out(plan)))
+
+
+def _admin(arguments: argparse.Namespace) -> None:
+    plan = admin_pages.Plan(
+        turns=arguments.turns,
+        repetitions=arguments.repetitions,
+        postgres_url=arguments.postgres,
+        only=arguments.only,
+        explain=arguments.explain,
+    )
+    pages = admin_pages.carry_out(plan)
+    print(admin_pages.markdown(pages))
+    if not all(page.is_met for page in pages):
+        sys.exit(1)
 
 
 def _simulate(arguments: argparse.Namespace) -> None:

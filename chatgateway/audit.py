@@ -21,10 +21,10 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from chatgateway import agents, ledger, message_store, sql
+from chatgateway import agents, ledger, message_store, sql, turn_texts
 from chatgateway.agentserver.schemas import DurableEvent
 from chatgateway.errors import GatewayError
-from chatgateway.models import RESPONSES, AgentServer, Attempt, Conversation, Event, Turn
+from chatgateway.models import RESPONSES, AgentServer, Attempt, Conversation, Event, Message, Turn
 from chatgateway.openai_api import histories
 from chatgateway.querysets import TurnQuerySet
 from chatgateway.turn_events import TokenCounts, TurnAnswered
@@ -181,6 +181,7 @@ def record_refusal(*, arrival: Arrival, asked: Asked, error: GatewayError, profi
     _set_error(turn, error)
     sql.insert([turn])
     _attach(turn, arrival, detached_at=now)
+    turn_texts.write([turn])
     return turn
 
 
@@ -248,6 +249,7 @@ def close_turn(turn: Turn, ending: Ending, *, leaf_event_id: str = "") -> None:
     ended(turn, ending, at=timezone.now(), leaf_event_id=leaf_event_id)
     _update_mine(turn, {name: getattr(turn, name) for name in _CLOSING_COLUMNS})
     ledger.settle(turn)
+    turn_texts.write([turn])
 
 
 def ended(turn: Turn, ending: Ending, *, at: dt.datetime, leaf_event_id: str = "") -> None:
@@ -462,14 +464,14 @@ def rebuild_request(turn: Turn) -> dict[str, Any]:
 
 
 def _new_turn(arrival: Arrival, asked: Asked, *, is_refused: bool = False) -> Turn:
-    parameters, last_message_id = message_store.store(
+    parameters, last_message = message_store.store(
         tenant_id=arrival.caller.tenant_id, body=asked.body, is_refused=is_refused
     )
-    return unsaved(arrival, asked, turn_id=uuid4(), parameters=parameters, last_message_id=last_message_id)
+    return unsaved(arrival, asked, turn_id=uuid4(), parameters=parameters, last_message=last_message)
 
 
 def unsaved(
-    arrival: Arrival, asked: Asked, *, turn_id: UUID, parameters: dict[str, Any], last_message_id: UUID | None
+    arrival: Arrival, asked: Asked, *, turn_id: UUID, parameters: dict[str, Any], last_message: Message | None
 ) -> Turn:
     """Return a turn's row with what its request says; `parameters` and the last message are as stored."""
     caller = arrival.caller
@@ -490,7 +492,7 @@ def unsaved(
         is_stored=asked.is_stored,
         retry_digest=arrival.retry_digest,
         parameters=parameters,
-        last_message_id=last_message_id,
+        last_message=last_message,
         ignored_parameters=list(asked.ignored),
         client=message_store.storable_text(arrival.client)[:200],
         address=arrival.address[:64],

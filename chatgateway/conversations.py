@@ -187,7 +187,7 @@ def _lock(conversation: Conversation) -> None:
 def _stored(caller: Caller, items: list[dict[str, Any]]) -> UUID | None:
     if not items:
         return None
-    return message_store.store_chain(caller.tenant_id, [message_store.storable(item) for item in items])
+    return message_store.store_chain(caller.tenant_id, [message_store.storable(item) for item in items]).pk
 
 
 def reserve(*, api_key: ApiKey, profile: Profile, server: AgentServer) -> Conversation:

@@ -33,6 +33,7 @@ from chatgateway.agentserver.schemas import DurableEvent
 from chatgateway.answer import Showing, ShowingRules
 from chatgateway.endings import Run
 from chatgateway.errors import DatabaseUnavailable, GatewayError, InternalError, TooManyRequests
+from chatgateway.file_changes import Comparisons
 from chatgateway.frame_log import FrameLog
 from chatgateway.live import LiveTurn
 from chatgateway.models import AgentServer, Conversation, Turn
@@ -66,7 +67,7 @@ class Driver:
     """One turn's way from the queue to its end.
 
     `wait_for_slot(turn, timeout_seconds)` returns whether the turn was given one in time. `follow(live, shown)` looks
-    after those who wait here when another process takes the turn over.
+    after those who wait here when another process takes the turn over. `comparisons` finds out which files it changed.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Driver:
         sessions: SessionFactory,
         wait_for_slot: Callable[[Turn, float], Awaitable[bool]],
         follow: Callable[[LiveTurn, str], None],
+        comparisons: Comparisons,
         frame_log: FrameLog | None = None,
     ) -> None:
         self.turn = assignment.turn
@@ -91,6 +93,7 @@ class Driver:
         self._sessions = sessions
         self._wait_for_slot = wait_for_slot
         self._follow_on = follow
+        self._comparisons = comparisons
         self._session: AgentSession | None = None
         self._patience: asyncio.Timeout | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -117,6 +120,8 @@ class Driver:
         try:
             ending = await self._drive_within_deadline()
             await self._close(ending)
+            if self.run.showing.has_acted:
+                self._comparisons.begin(self.turn, self.conversation, self.profile)
         except audit.TurnLost:
             logger.warning("turn %s is driven by another process now", self.turn.pk)
             self._follow_on(self.live, self.run.showing.shown)
@@ -284,6 +289,7 @@ class Driver:
             await self._preparation.complete(session)
         else:
             await self._preparation.prepare(session)
+            await self._comparisons.settled(self.conversation)
             try:
                 await self._send(session)
             except ConversationMissing:  # a feed that was kept open does not tell; nothing was sent

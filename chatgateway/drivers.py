@@ -24,6 +24,7 @@ from chatgateway.agent_session import AgentSession
 from chatgateway.agentserver.client import AgentServerClient, new_http_session
 from chatgateway.driver import Driver
 from chatgateway.errors import AgentServerUnavailable
+from chatgateway.file_changes import Comparisons
 from chatgateway.follower import Follower, FrameFollower, replay
 from chatgateway.frame_log import FrameLog
 from chatgateway.housekeeping import Chore, Housekeeper
@@ -60,6 +61,7 @@ class Drivers:
         self._slot_freed = asyncio.Event()
         self._http: aiohttp.ClientSession | None = None
         self._kept_feeds = KeptFeeds()
+        self._comparisons = Comparisons(self.client)
         self._followed: dict[UUID, LiveTurn] = {}
         self._following: set[asyncio.Task[None]] = set()
         self._chores: set[asyncio.Task[None]] = set()
@@ -87,6 +89,7 @@ class Drivers:
             sessions=self.session,
             wait_for_slot=self.wait_for_slot,
             follow=self._follow_on,
+            comparisons=self._comparisons,
             frame_log=FrameLog(turn, live, known=assignment.frames) if turn.is_response else None,
         )
         return self._drive(turn, live, driver.drive())
@@ -279,6 +282,7 @@ class Drivers:
             live.publish([_HANDED_OVER])
         for task in (*left.values(), *self._following, *self._chores):
             task.cancel()
+        self._comparisons.cancel()
         if left:
             await asyncio.wait(left.values(), timeout=5)
             await writer.run(lambda: audit.drop_leases(self.owner, certain))

@@ -15,11 +15,13 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
-from chatgateway import audit, chats, conversations, removal, servers
+from chatgateway import audit, chats, conversations, removal, servers, turn_texts
 from chatgateway.models import Conversation, Erasure, Turn
 from profiles.models import Tenant
 
 BATCH_SECONDS = 25.0
+# How long SQLite may take to write its index of texts without the words that are gone.
+FORGET_SECONDS = 20.0
 WHY = "Deleted on request, with all of this end user's data."
 
 
@@ -92,6 +94,7 @@ def carry_out(erasure: Erasure, *, until: float) -> bool:
     if not is_left:
         for row in _conversations(tenant_id, end_user):
             conversations.forget_end_user(row)
+        turn_texts.forget_deleted(seconds=FORGET_SECONDS)
     return _note(erasure, is_done=not is_left)
 
 

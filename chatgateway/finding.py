@@ -36,9 +36,13 @@ def find_for(
         return search.within(named_one, how="header") if named.instructions is None else search.at_end_of(named_one)
     if not named.chat_id:
         return search.by_history()
-    known = chats.conversation_of(search.chat)
-    found = search.by_history() if known is None else search.within(known, how="client-id")
-    chats.go_on_with(search.chat, found.conversation.pk)
+    chat = chats.known(search.chat)
+    if chat is None:
+        found = search.by_history()
+    else:
+        sends_history = chat.sends_history or named.sends_history
+        found = search.within(chat.conversation, how="client-id", sends_history=sends_history)
+    chats.go_on_with(search.chat, found.conversation.pk, sends_history=found.is_after_sent or bool(transcript.earlier))
     return found
 
 

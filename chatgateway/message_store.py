@@ -31,11 +31,11 @@ _CHAINS_AT_ONCE = 400
 _BIGGEST = 2**63
 
 
-def store(*, tenant_id: int, body: Any, is_refused: bool = False) -> tuple[dict[str, Any], UUID | None]:
+def store(*, tenant_id: int, body: Any, is_refused: bool = False) -> tuple[dict[str, Any], Message | None]:
     """Write the messages of a request body, or the items of its `input`, that are not there yet.
 
     Return its other parameters (`messages` or `input` stands as null where it stood, an `input` that is a text as an
-    empty one) and the id of the last message. A body that is no object, or whose messages are no list of objects, is
+    empty one) and the last message. A body that is no object, or whose messages are no list of objects, is
     kept whole in the parameters.
     """
     limit = REFUSED_TEXT if is_refused else None
@@ -67,8 +67,8 @@ def _as_message(text: str) -> dict[str, Any]:
     return {"role": "user", "content": text}
 
 
-def store_chain(tenant_id: int, sent: list[dict[str, Any]]) -> UUID:
-    """Write a chain of messages, none of which is missing or unfit to be stored; return the last one's id."""
+def store_chain(tenant_id: int, sent: list[dict[str, Any]]) -> Message:
+    """Write a chain of messages, none of which is missing or unfit to be stored; return the last one."""
     images: dict[str, str] = {}
     rows = chain_rows(tenant_id, sent, images)
     if images:
@@ -77,7 +77,7 @@ def store_chain(tenant_id: int, sent: list[dict[str, Any]]) -> UUID:
             ignore_conflicts=True,
         )
     sql.insert(_missing(rows), ignore_conflicts=True)
-    return rows[-1].id
+    return rows[-1]
 
 
 def chain_rows(tenant_id: int, sent: list[dict[str, Any]], images: dict[str, str]) -> list[Message]:
@@ -160,6 +160,14 @@ def _chained(last_ids: list[UUID]) -> Iterable[Message]:
         SELECT * FROM {table} WHERE id IN (SELECT id FROM chained)
     """  # noqa: S608
     return Message.objects.raw(text, [field.get_db_prep_value(last_id, connection) for last_id in last_ids])
+
+
+def text_of(content: Any) -> str:
+    """Return the text of a message's content: of its parts, those that are texts."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "\n".join(part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
 
 
 def whole(row: Message) -> dict[str, Any]:

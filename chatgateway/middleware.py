@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from asgiref.sync import markcoroutinefunction
 from corsheaders.middleware import CorsMiddleware
+from django.conf import settings
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -21,7 +22,7 @@ Next = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 # What a browser client of an OpenAI SDK may ask to send.
 _ALLOWED_HEADER = re.compile(
     r"authorization|content-type|user-agent|accept|idempotency-key|x-session-api-key|http-referer|x-title|"
-    r"x-request-id|traceparent|tracestate|openai-[a-z-]+|x-stainless-[a-z-]+|x-openhands-[a-z-]+",
+    r"x-request-id|traceparent|tracestate|openai-[a-z-]+|x-stainless-[a-z-]+|x-openhands-[a-z-]+|x-gateway-[a-z-]+",
     re.IGNORECASE,
 )
 
@@ -68,6 +69,11 @@ class ApiCors(CorsMiddleware):
         asked = request.headers.get("access-control-request-headers", "")
         if "access-control-allow-headers" in response and asked:
             names = [name.strip() for name in asked.split(",")]
-            if all(_ALLOWED_HEADER.fullmatch(name) for name in names):
+            if all(map(_may_be_sent, names)):
                 response["access-control-allow-headers"] = ", ".join(names)
         return response
+
+
+def _may_be_sent(name: str) -> bool:
+    own = (*settings.GATEWAY_CHAT_ID_HEADERS, *settings.GATEWAY_END_USER_HEADERS)
+    return _ALLOWED_HEADER.fullmatch(name) is not None or name.lower() in map(str.lower, own)

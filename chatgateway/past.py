@@ -15,7 +15,7 @@ from uuid import UUID
 
 from django.db import models, transaction
 
-from chatgateway import audit, ledger, message_store, sql
+from chatgateway import audit, ledger, message_store, sql, turn_texts
 from chatgateway.agentserver.schemas import DurableEvent
 from chatgateway.audit import Arrival, Asked, Ending
 from chatgateway.models import AgentServer, Attempt, Conversation, Event, Message, Turn
@@ -51,7 +51,7 @@ class PastTurn:
 
 
 def write(conversations: Sequence[Conversation], turns: Iterable[PastTurn]) -> int:
-    """Write new conversations and turns with their messages, attempts, events and ledger; return how many turns."""
+    """Write new conversations and turns with all that belongs to them; return how many turns."""
     turn_rows: list[Turn] = []
     attempts: list[Attempt] = []
     events: list[Event] = []
@@ -70,6 +70,7 @@ def write(conversations: Sequence[Conversation], turns: Iterable[PastTurn]) -> i
         for row in turn_rows:
             if row.closed_at is not None:
                 ledger.settle(row)
+        turn_texts.write(row for row in turn_rows if row.closed_at is not None)
     return len(turn_rows)
 
 
@@ -80,7 +81,7 @@ def _turn(past: PastTurn, messages: dict[UUID, Message]) -> Turn:
         message.created_at = past.opened_at
         messages.setdefault(message.pk, message)
     parameters = {name: None if name == "messages" else value for name, value in body.items()}
-    turn = audit.unsaved(past.arrival, past.asked, turn_id=past.id, parameters=parameters, last_message_id=chain[-1].pk)
+    turn = audit.unsaved(past.arrival, past.asked, turn_id=past.id, parameters=parameters, last_message=chain[-1])
     turn.opened_at = past.opened_at
     turn.arrival = int(past.opened_at.timestamp() * 1_000_000)
     turn.profile, turn.profile_snapshot = past.profile, past.snapshot

@@ -1,7 +1,8 @@
 """Where in the recorded conversations does a history end that a client has sent again?
 
-Reads only. Two queries at most, both by an index over digests. Runs inside the transaction that opens a turn, under the
-lock that all of them take, so that what is the latest turn of its conversation stays it until the commit.
+Reads only. Two queries at most: by indexes over digests, and for the one row that was found. Runs inside the
+transaction that opens a turn, under the lock that all of them take, so that what is the latest turn of its conversation
+stays it until the commit.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from uuid import UUID
 from django.db import connection
 from django.db.models.functions import Now
 
+from chatgateway import sql
 from chatgateway.models import Attempt, Turn
 from chatgateway.openai_api import histories
 from chatgateway.openai_api.histories import SentHistory, Stop
@@ -22,6 +24,11 @@ from chatgateway.openai_api.histories import SentHistory, Stop
 CANDIDATES = 20
 # Of equal ones so many are read at most; those of deleted conversations and of other keys are among them.
 SCANNED = 200
+# Long texts of the turn that nobody asks for here.
+_NOT_READ = ("parameters", "profile_snapshot", "reasoning", "answer")
+_ANSWERED = "end_digest = %s"
+# Spelled as the index's own condition is: SQLite uses a partial index for nothing else.
+_UNANSWERED = "request_digest = %s AND NOT (outcome IN ('answered', 'refused'))"
 
 
 class StillOpen(Exception):
@@ -59,9 +66,11 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Candidate:
+    """A turn with a digest that was looked for; `number` says which it was."""
+
     turn_id: UUID
+    number: int
     is_open: bool
-    request_digest: str
     answer: str
     is_latest: bool
 
@@ -75,13 +84,16 @@ def find(sent: SentHistory, *, within: Within, may_wait: bool) -> Place | None:
     if sent.is_alone:
         return None
     stops = sent.unanswered
-    is_next_to_another = bool(stops) and stops[0].upto > sent.first_new
+    looked_for = [(_UNANSWERED, stop.digest) for stop in stops]
+    if sent.answered:
+        looked_for.append((_ANSWERED, sent.answered))
+    found = list(_candidates(looked_for, within))
+    answered = [one for one in found if one.number == len(stops)]
     # Two messages side by side: the longer history is the likelier one.
-    if is_next_to_another and (place := _unanswered(stops, within, may_wait=may_wait)) is not None:
-        return place
-    if sent.answered and (place := _answered(sent, within)) is not None:
-        return place
-    return None if is_next_to_another or not stops else _unanswered(stops, within, may_wait=may_wait)
+    is_next_to_another = stops[0].upto > sent.first_new
+    if answered and not is_next_to_another:
+        return _likeliest(answered, sent.first_new)
+    return _unanswered(stops, found, may_wait=may_wait) or _likeliest(answered, sent.first_new)
 
 
 def of_turn(turn: Turn, sent: SentHistory) -> Place | None:
@@ -115,25 +127,22 @@ def is_latest(turn: Turn) -> bool:
     return not later.exclude(outcome__in=(Turn.Outcome.REFUSED, Turn.Outcome.FAILED)).exists()
 
 
-def _answered(sent: SentHistory, within: Within) -> Place | None:
-    candidates = list(_candidates([("end_digest = %s", sent.answered)], within))
-    best = next((one for one in candidates if one.is_latest), candidates[0] if candidates else None)
-    return None if best is None else _place(best, sent.first_new)
-
-
-def _unanswered(stops: tuple[Stop, ...], within: Within, *, may_wait: bool) -> Place | None:
-    # Spelled as the index's own condition is: SQLite uses a partial index for nothing else.
-    condition = "request_digest = %s AND NOT (outcome IN ('answered', 'refused'))"
-    found = list(_candidates([(condition, stop.digest) for stop in stops], within))
-    for stop in stops:
-        matching = [one for one in found if one.request_digest == stop.digest and not one.is_open and _fits(one, stop)]
-        best = next((one for one in matching if one.is_latest), matching[0] if matching else None)
-        if best is not None:
-            return _place(best, stop.upto)
+def _unanswered(stops: tuple[Stop, ...], found: list[_Candidate], *, may_wait: bool) -> Place | None:
+    found = [one for one in found if one.number < len(stops)]
+    for number, stop in enumerate(stops):
+        fitting = [one for one in found if one.number == number and not one.is_open and _fits(one, stop)]
+        if (place := _likeliest(fitting, stop.upto)) is not None:
+            return place
     still_open = [one.turn_id for one in found if one.is_open]
     if may_wait and still_open:
         raise StillOpen(is_left=not all(_is_waited_for(turn_id) for turn_id in still_open))
     return None
+
+
+def _likeliest(candidates: list[_Candidate], upto: int) -> Place | None:
+    """The place of the newest candidate whose conversation has not gone on, else of the newest."""
+    best = next((one for one in candidates if one.is_latest), candidates[0] if candidates else None)
+    return None if best is None else _place(best, upto)
 
 
 def _fits(candidate: _Candidate, stop: Stop) -> bool:
@@ -141,7 +150,7 @@ def _fits(candidate: _Candidate, stop: Stop) -> bool:
     return histories.cut_text(candidate.answer).startswith(stop.text)
 
 
-def _candidates(digests: list[tuple[str, str]], within: Within) -> Iterator[_Candidate]:
+def _candidates(looked_for: list[tuple[str, str]], within: Within) -> Iterator[_Candidate]:
     """The newest turns that have one of these digests: (condition on the row, digest). Plain SQL: most requests of chat
     clients run it.
 
@@ -150,7 +159,8 @@ def _candidates(digests: list[tuple[str, str]], within: Within) -> Iterator[_Can
     """
     branches: list[str] = []
     parameters: list[Any] = []
-    for condition, digest in digests:
+    own_key = "" if within.api_key_id is None else " AND c.api_key_id = %s"
+    for number, (condition, digest) in enumerate(looked_for):
         conditions = [condition, "tenant_id = %s"]
         of_digest: list[Any] = [digest, within.tenant_id]
         if within.root_id is not None:
@@ -160,37 +170,35 @@ def _candidates(digests: list[tuple[str, str]], within: Within) -> Iterator[_Can
             )
             of_digest += [_uuid(within.root_id)] * 2
         branches.append(
-            # Every value is a parameter; the conditions are those above and of the callers.
-            "SELECT * FROM (SELECT id, outcome, request_digest, continued_text, answer, conversation_id, arrival "  # noqa: S608
-            f"FROM chatgateway_turn WHERE {' AND '.join(conditions)} ORDER BY arrival DESC LIMIT {SCANNED}) newest"
+            # Every value is a parameter; the conditions are those above and below.
+            f"SELECT * FROM (SELECT {number:d} AS number, newest.* FROM (SELECT id, outcome, continued_text, answer, "  # noqa: S608
+            f"conversation_id, arrival FROM chatgateway_turn WHERE {' AND '.join(conditions)} "
+            f"ORDER BY arrival DESC LIMIT {SCANNED}) newest JOIN chatgateway_conversation c "
+            f"ON c.id = newest.conversation_id WHERE c.state <> 'deleted'{own_key} "
+            f"ORDER BY newest.arrival DESC LIMIT {CANDIDATES}) of_digest"
         )
-        parameters += of_digest
-    own_key = "" if within.api_key_id is None else " AND c.api_key_id = %s"
-    parameters += [] if within.api_key_id is None else [within.api_key_id]
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT t.id, t.outcome, t.request_digest, "  # noqa: S608  the branches above
-            "CASE WHEN t.outcome = 'answered' THEN '' ELSE t.continued_text || t.answer END, "
-            "NOT EXISTS (SELECT 1 FROM chatgateway_turn later WHERE later.conversation_id = t.conversation_id "
-            "AND later.arrival > t.arrival AND later.outcome NOT IN ('refused', 'failed')) "
-            f"FROM ({' UNION ALL '.join(branches)}) t JOIN chatgateway_conversation c ON c.id = t.conversation_id "
-            f"WHERE c.state <> 'deleted'{own_key} ORDER BY t.arrival DESC LIMIT {CANDIDATES}",
-            parameters,
-        )
-        rows = cursor.fetchall()
-    for turn_id, outcome, request_digest, answer, is_latest in rows:
+        parameters += of_digest if within.api_key_id is None else [*of_digest, within.api_key_id]
+    rows = sql.execute(
+        "SELECT t.id, t.number, t.outcome, "  # noqa: S608  the branches above
+        "CASE WHEN t.outcome = 'answered' THEN '' ELSE t.continued_text || t.answer END, "
+        "NOT EXISTS (SELECT 1 FROM chatgateway_turn later WHERE later.conversation_id = t.conversation_id "
+        "AND later.arrival > t.arrival AND later.outcome NOT IN ('refused', 'failed')) "
+        f"FROM ({' UNION ALL '.join(branches)}) t ORDER BY t.arrival DESC",
+        parameters,
+    ).fetchall()
+    for turn_id, number, outcome, answer, is_latest in rows:
         yield _Candidate(
             turn_id=UUID(str(turn_id)),
+            number=number,
             is_open=outcome == Turn.Outcome.OPEN,
-            request_digest=request_digest,
             answer=answer,
             is_latest=bool(is_latest),
         )
 
 
 def _place(candidate: _Candidate, upto: int) -> Place:
-    turn = Turn.objects.select_related("conversation").defer("parameters", "profile_snapshot", "reasoning", "answer")
-    return Place(turn=turn.get(pk=candidate.turn_id), is_latest=candidate.is_latest, upto=upto)
+    turns = sql.select_with(Turn, related="conversation", where={"id": candidate.turn_id}, leaving_out=_NOT_READ)
+    return Place(turn=turns[0], is_latest=candidate.is_latest, upto=upto)
 
 
 def _is_waited_for(turn_id: UUID) -> bool:

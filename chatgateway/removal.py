@@ -1,8 +1,8 @@
 """Takes out of the record what is no longer to be kept: texts, whole turns, what points to a person.
 
-The only code that deletes `Turn`, `Event`, `Message` and `Image` rows, or empties their columns. Synchronous, in short
-transactions under the lock that turns are opened under: a message can become another turn's earlier message at any
-moment, and must not be deleted while that happens.
+The only code that deletes `Turn`, `TurnText`, `Event`, `FileChanges`, `Message` and `Image` rows, or empties their
+columns. Synchronous, in short transactions under the lock that turns are opened under: a message can become another
+turn's earlier message at any moment, and must not be deleted while that happens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,18 @@ from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from chatgateway import servers
-from chatgateway.models import Attempt, Conversation, Event, Frame, Image, Leftover, Message, Turn
+from chatgateway.models import (
+    Attempt,
+    Conversation,
+    Event,
+    FileChanges,
+    Frame,
+    Image,
+    Leftover,
+    Message,
+    Turn,
+    TurnText,
+)
 
 # A transaction keeps other turns from being opened: so many rows take milliseconds.
 BATCH = 100
@@ -66,6 +77,10 @@ def remove_content(turn_ids: Collection[UUID], *, why: str) -> int:
         removed = Turn.objects.filter(pk__in=[pk for pk, _ in found]).update(
             **CONTENT, content_removed_at=timezone.now(), content_removed_by=why[:200]
         )
+        # After the update, which waits for whoever writes one of a turn at this moment.
+        FileChanges.objects.filter(turn_id__in=[pk for pk, _ in found]).delete()
+        # After the turns are locked: whoever indexes texts locks them first, and cannot bring these back.
+        TurnText.objects.filter(turn_id__in=[pk for pk, _ in found]).delete()
         _drop_messages({last for _, last in found})
     return removed
 

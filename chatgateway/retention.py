@@ -16,12 +16,14 @@ from django.conf import settings
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from chatgateway import removal
+from chatgateway import removal, turn_texts
 from chatgateway.models import Conversation, Turn
 from profiles.models import Profile
 
 # With the batch it has begun by then a sweep ends, long before the next one.
 SWEEP_SECONDS = 60.0
+# How long SQLite may take to write its index of texts without the words that are gone.
+FORGET_SECONDS = 30.0
 # Of conversations whose callers sent no system text, or whose was removed.
 _NO_TEXTS = Q(system_suffix="", instructions="", metadata={}, first_items=None)
 
@@ -91,6 +93,8 @@ def sweep() -> Swept:
             done.is_complete = False
             break
         _sweep_one(profile, policy_of(profile), done, until)
+    if done.contents or done.turns:
+        turn_texts.forget_deleted(seconds=FORGET_SECONDS)
     return done
 
 

@@ -25,13 +25,15 @@ class Named:
     """What a request says of where it belongs: a conversation by its id, or a chat by the client's own; and for whom.
 
     The texts are empty where the request says nothing. `previous_response_id` is the response to go on after, as it was
-    sent. `instructions` is a system text for this turn alone; None in chats, whose system text is the conversation's.
+    sent. `sends_history`: the client is one that sends all that was said before with each message.
+    `instructions` is a system text for this turn alone; None in chats, whose system text is the conversation's.
     """
 
     conversation_id: UUID | None = None
     chat_id: str = ""
     end_user: str = ""
     previous_response_id: str = ""
+    sends_history: bool = False
     instructions: str | None = None
 
 
@@ -43,7 +45,8 @@ class Found:
     conversation goes on, with the earlier turns told in it when it is new. `whole` is the message for an agent that has
     to be made anew; None leaves it to the record (`told_again`). `parent` is the turn it goes on after, and
     `request_digest` what a client's history is recognised by afterwards. `elided` counts the earlier messages that are
-    not told in `parts`, or not whole. `instructions` is the system text of this turn alone.
+    not told in `parts`, or not whole. `instructions` is the system text of this turn alone. `is_after_sent`: its place
+    was found by the history that was sent.
     """
 
     conversation: Conversation
@@ -54,6 +57,7 @@ class Found:
     request_digest: str = ""
     elided: int = 0
     instructions: str = ""
+    is_after_sent: bool = False
 
     @property
     def is_new(self) -> bool:
@@ -92,16 +96,22 @@ class Search:
             return self._new(sent)
         return self._at(place, sent, how="history")
 
-    def within(self, known: Conversation, *, how: str) -> Found:
-        """The place in a conversation, or in one that branched off from it, that the sent history ends at."""
+    def within(self, known: Conversation, *, how: str, sends_history: bool = False) -> Found:
+        """The place in a conversation, or in one that branched off from it, that the sent history ends at.
+
+        `sends_history`: the client leaves nothing out. So where nothing came before, the chat begins again: its first
+        message was edited, or is to be answered anew.
+        """
+        is_first = sends_history and not self._transcript.earlier
         sent = self._sent(self._transcript.system_suffix or known.system_suffix)
-        if self._must_start_anew(known):
+        if not is_first and self._must_start_anew(known):
             return self._anew(known, sent)
-        if sent.is_alone:
-            return self._at_the_end(known, sent, how=how)
         place = self._place(sent, root_id=conversations.root_of(known))
         if place is not None and not self._must_start_anew(conversation_of(place)):
             return self._at(place, sent, how=how)
+        if is_first:
+            sent = self._sent(joined(self._named.instructions, self._transcript.system_suffix))
+            return self._new(sent, root_id=conversations.root_of(known))  # the client may go back to the one before
         if not self._transcript.earlier:
             return self._at_the_end(known, sent, how=how)
         if how == "header":
@@ -178,6 +188,7 @@ class Search:
             request_digest=sent.request_digest,
             elided=message.elided,
             instructions=instructions,
+            is_after_sent=True,
         )
 
     def _at_the_end(self, known: Conversation, sent: SentHistory, *, how: str) -> Found:

@@ -131,17 +131,50 @@ def update(model: type[models.Model], *, where: Mapping[str, Any], changes: Mapp
 def select[M: models.Model](model: type[M], *, where: Mapping[str, Any]) -> list[M]:
     """Read the rows whose columns equal `where` (None: are null)."""
     database = connections[DEFAULT_DB_ALIAS]
-    names, head, converters = _select_head(model, database.vendor)
+    reading = _reading(model, database.vendor)
     compared = tuple((name, value is None) for name, value in where.items())
-    text = f"{head} WHERE {_conditions(model, database.vendor, compared)}"
+    text = (
+        f"SELECT {reading.columns} FROM {_table(model)} "  # noqa: S608  names alone
+        f"WHERE {_conditions(model, database.vendor, compared)}"
+    )
     found = execute(text, _compared_with(model, where, database)).fetchall()
+    return [_made(model, reading, values) for values in found]
+
+
+def select_with[M: models.Model](
+    model: type[M], *, related: str, where: Mapping[str, Any], leaving_out: tuple[str, ...] = ()
+) -> list[M]:
+    """`select`, each row with the one that its foreign key `related` leads to; rows without one are not read.
+
+    The fields in `leaving_out` are read when somebody asks for them.
+    """
+    database = connections[DEFAULT_DB_ALIAS]
+    key = model._meta.get_field(related)
+    assert isinstance(key, models.ForeignKey)
+    other = key.related_model
+    assert issubclass(other, models.Model)
+    of_model, of_other = _reading(model, database.vendor, leaving_out), _reading(other, database.vendor)
+    compared = tuple((name, value is None) for name, value in where.items())
+    text = (
+        f"SELECT {of_model.columns}, {of_other.columns} FROM {_table(model)} "  # noqa: S608  names alone
+        f"JOIN {_table(other)} ON {_table(other)}.{_column(other, other._meta.pk.attname, database.vendor).quoted} = "
+        f"{_table(model)}.{_column(model, related, database.vendor).quoted} "
+        f"WHERE {_conditions(model, database.vendor, compared)}"
+    )
     rows = []
-    for values in map(list, found):
-        for index, column, converts in converters:
-            for convert in converts:
-                values[index] = convert(values[index], column, database)
-        rows.append(model.from_db(DEFAULT_DB_ALIAS, names, values))
+    for values in execute(text, _compared_with(model, where, database)).fetchall():
+        row = _made(model, of_model, values[: len(of_model.names)])
+        key.set_cached_value(row, _made(other, of_other, values[len(of_model.names) :]))
+        rows.append(row)
     return rows
+
+
+def _made[M: models.Model](model: type[M], reading: _Reading, values: Sequence[Any]) -> M:
+    values = list(values)
+    for index, column, converts in reading.converters:
+        for convert in converts:
+            values[index] = convert(values[index], column, connections[DEFAULT_DB_ALIAS])
+    return model.from_db(DEFAULT_DB_ALIAS, reading.names, values)
 
 
 def _key_of(value: Any) -> Any:
@@ -195,23 +228,36 @@ def _update_text(
 @cache
 def _conditions(model: type[models.Model], vendor: str, compared: tuple[tuple[str, bool], ...]) -> str:
     return " AND ".join(
-        f"{_column(model, name, vendor).quoted} {'IS NULL' if is_null else '= %s'}" for name, is_null in compared
+        f"{_table(model)}.{_column(model, name, vendor).quoted} {'IS NULL' if is_null else '= %s'}"
+        for name, is_null in compared
     )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reading:
+    """How rows of a model are read: the names of their fields, the columns of these, and how the values of which are
+    made what the fields hold."""
+
+    names: list[str]
+    columns: str
+    converters: list[tuple[int, Any, Any]]
+
+
 @cache
-def _select_head(model: type[models.Model], vendor: str) -> tuple[list[str], str, list[tuple[int, Any, Any]]]:
-    """The names of all columns, the statement up to its conditions, and how the values of which column are read."""
+def _reading(model: type[models.Model], vendor: str, leaving_out: tuple[str, ...] = ()) -> _Reading:
     database = connections[DEFAULT_DB_ALIAS]
-    fields = model._meta.concrete_fields
+    fields = [field for field in model._meta.concrete_fields if field.name not in leaving_out]
     converters = []
     for index, field in enumerate(fields):
         column = field.get_col(model._meta.db_table)
         converts = (*database.ops.get_db_converters(column), *column.get_db_converters(database))
         if converts:
             converters.append((index, column, converts))
-    names = ", ".join(_column(model, field.attname, vendor).quoted for field in fields)
-    return [field.attname for field in fields], f"SELECT {names} FROM {_table(model)}", converters  # noqa: S608
+    return _Reading(
+        names=[field.attname for field in fields],
+        columns=", ".join(f"{_table(model)}.{_column(model, field.attname, vendor).quoted}" for field in fields),
+        converters=converters,
+    )
 
 
 def _table(model: type[models.Model]) -> str:

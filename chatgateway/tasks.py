@@ -9,7 +9,7 @@ import aiohttp
 from celery import shared_task
 from django.utils import timezone
 
-from chatgateway import alerts, erasures, hourly, lifetime, retention, servers, turns
+from chatgateway import alerts, erasures, hourly, lifetime, retention, servers, turn_texts, turns
 from chatgateway.agentserver.client import AgentServerClient, new_http_session
 from chatgateway.agentserver.exceptions import AgentServerError
 from chatgateway.agentserver.schemas import ServerInfo
@@ -78,6 +78,13 @@ def sum_up_hours() -> str:
     """Sum the turns of the hours that are over, for the charts of the admin."""
     done = hourly.sum_up(timezone.now())
     return f"{done.hours} hours summed{'' if done.is_complete else '; out of time, the rest in five minutes'}"
+
+
+@shared_task(name="chatgateway.tasks.index_texts")
+def index_texts() -> str:
+    """Make the texts of turns searchable that were recorded before there was a search."""
+    done = turn_texts.fill_in()
+    return f"{done.turns} turns added{'' if done.is_complete else '; out of time, the rest in five minutes'}"
 
 
 @shared_task(name="chatgateway.tasks.apply_retention")

@@ -22,7 +22,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpRe
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
-from chatgateway import audit, completions, conversations, health, metrics, tracing, turns
+from chatgateway import audit, chats, completions, conversations, health, metrics, tracing, turns
 from chatgateway.api_view import LARGE_BODY_BYTES, AsyncAPIView, in_thread, json_response
 from chatgateway.audit import Arrival, Asked
 from chatgateway.delivery import Delivery
@@ -366,6 +366,7 @@ def named_by(request: Request, chat: ChatRequest) -> Named:
         conversation_id=_requested_conversation(request, chat),
         chat_id="" if NO_CHAT.match(chat_id) else chat_id,
         end_user=chat.end_user or _first_of(settings.GATEWAY_END_USER_HEADERS, request),
+        sends_history=chats.is_from_client_that_sends_history(request.headers),
     )
 
 

@@ -34,6 +34,7 @@ else:
 
 __all__ = [
     "AdminSite",
+    "ChangeList",
     "Choice",
     "ChoiceFilter",
     "ModelAdmin",
@@ -84,8 +85,14 @@ def detail_action(
     return marked
 
 
-class _ChangeList(ThemedChangeList):
+class ChangeList(ThemedChangeList):
+    """The list behind every list page of ours."""
+
     def get_results(self, request: HttpRequest) -> None:
+        if not _is_page(request):
+            # Totals and files are of the whole selection: a page of it, and its length, would cost as much again.
+            self.result_count, self.result_list = 0, []
+            return
         super().get_results(request)
         if not self.has_active_filters and not self.query:
             # Without the second count the theme would offer “Show all” on a list that shows all.
@@ -102,8 +109,8 @@ class ModelAdmin(ThemedAdmin[M]):
     empty_link_title = ""
     formfield_overrides = {models.TextField: {"widget": UnfoldAdminTextareaWidget(attrs={"rows": 4})}}
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[_ChangeList]:
-        return _ChangeList
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return ChangeList
 
 
 class RelatedFilter(AutocompleteSelectFilter):
@@ -195,6 +202,12 @@ def as_uuid(term: str) -> UUID | None:
         return UUID(term.strip())
     except ValueError:
         return None
+
+
+def _is_page(request: HttpRequest) -> bool:
+    """Whether a page of a list is to be shown."""
+    match = request.resolver_match
+    return match is None or (match.url_name or "").endswith("_changelist")
 
 
 def is_list(request: HttpRequest) -> bool:

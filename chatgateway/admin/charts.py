@@ -26,10 +26,12 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """The parts of the time: what stands below them, and what they are called when they are pointed at."""
+    """The parts of the time: what stands below them, what they are called when they are pointed at, and the pages that
+    list what was counted in each; an empty URL where there is nothing to list."""
 
     labels: Sequence[str]
     told: Sequence[str]
+    urls: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,7 @@ class Place:
     told: str
     cells: list[str]
     label: str
+    url: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +171,7 @@ def _places(series: Sequence[Series], axis: Axis, written: Callable[[float], str
             told=f"{axis.told[place]}: {said}",
             cells=cells,
             label=axis.told[place],
+            url=axis.urls[place],
         )
 
 

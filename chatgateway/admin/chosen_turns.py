@@ -61,7 +61,7 @@ class ChosenTurns:
         """
         while block := self._ids.read(_ID_BYTES * TURNS_AT_ONCE):
             ids = [UUID(bytes=block[at : at + _ID_BYTES]) for at in range(0, len(block), _ID_BYTES)]
-            rows = Turn.objects.select_related("last_message", "conversation").in_bulk(ids)
+            rows = Turn.objects.select_related("last_message", "file_changes").in_bulk(ids)
             turns = [rows[pk] for pk in ids if pk in rows]
             if with_events:
                 yield from _with_events(turns)

@@ -19,11 +19,19 @@ from django.urls import path, reverse
 from django.utils import timezone
 
 from chatgateway import readings
-from chatgateway.admin import exports, selection, turn_parts, turn_story
-from chatgateway.admin.filters import EndUserFilter, LastOutcomeFilter, StartDayFilter, StartedFilter, SumFilter
+from chatgateway.admin import exports, reports, selection, text_search, turn_files, turn_parts, turn_story
+from chatgateway.admin.filters import (
+    EndUserFilter,
+    FromClientFilter,
+    LastOutcomeFilter,
+    StartDayFilter,
+    StartedFilter,
+    SumFilter,
+    UsedToolFilter,
+)
 from chatgateway.admin.turn_told import MATCHES, OUTCOMES, cost_told, tokens_told, without_texts
 from chatgateway.models import Conversation, Event, Turn
-from profiles.admin_theme import ReadOnlyAdmin, RelatedFilter, as_uuid, column, duration, is_list, moment, usd
+from profiles.admin_theme import ReadOnlyAdmin, RelatedFilter, column, duration, is_list, moment, usd
 
 TURNS_PER_PAGE = 25
 # Of one text; the turn's own page shows more of it.
@@ -69,10 +77,11 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
         ("api_key", RelatedFilter),
         ("agent_server", RelatedFilter),
         EndUserFilter,
+        UsedToolFilter,
+        FromClientFilter,
     )
     list_filter_submit = True
-    search_fields = ("=end_user", "=profile_slug")
-    search_help_text = "Id of a conversation; or an end user or profile"
+    search_fields = ("profile_slug",)  # that there is a box; `text_search` says what is found
     list_per_page = 50
     ordering = ("-created_at",)
 
@@ -92,17 +101,25 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
     def get_search_results(
         self, request: HttpRequest, queryset: models.QuerySet[Conversation], search_term: str
     ) -> tuple[models.QuerySet[Conversation], bool]:
-        if (wanted := as_uuid(search_term)) is not None:
-            return queryset.filter(pk=wanted), False
-        return super().get_search_results(request, queryset, search_term)
+        return queryset.filter(
+            text_search.conversations_found(request, search_term)
+        ) if search_term else queryset, False
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        changes = super().get_changelist_instance(request)
+        changes.search_help_text = text_search.help_for(request)
+        return changes
 
     def get_urls(self) -> list[Any]:
         totals = path("totals/", self.admin_site.admin_view(self.totals), name="chatgateway_conversation_totals")
-        return [totals, *exports.urls(self, self._turns_of_chosen), *super().get_urls()]
+        return [totals, *exports.urls(self, self._turns_of_chosen), *reports.urls(self), *super().get_urls()]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        above = {"selection": selection.above_list(request, "conversation")}
-        return super().changelist_view(request, {**(extra_context or {}), **above})
+        above = {
+            "selection": selection.above_list(request, "conversation"),
+            "search_told": text_search.told(request, "Conversations with a turn that has"),
+        }
+        return text_search.noted(request, super().changelist_view(request, {**(extra_context or {}), **above}))
 
     def totals(self, request: HttpRequest) -> HttpResponse:
         """The sums of all turns of the conversations that the list's filters keep."""
@@ -158,8 +175,8 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
             return HttpResponseRedirect(reverse("admin:chatgateway_conversation_changelist"))
         if not self.has_view_permission(request, row):
             raise PermissionDenied
-        turns = row.turns.select_related("last_message").order_by("arrival")
-        page = Paginator(turns.defer("parameters", "profile_snapshot", "reasoning", "error_detail"), TURNS_PER_PAGE)
+        turns = row.turns.select_related("last_message", "file_changes").order_by("arrival")
+        page = Paginator(turns.defer("parameters", "reasoning", "error_detail"), TURNS_PER_PAGE)
         shown = page.get_page(request.GET.get("page"))
         may_read = readings.may_read(request)
         if may_read:
@@ -183,6 +200,7 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
             "source": _source(row),
             "branches": _branches(row),
             "zone": timezone.get_current_timezone_name(),
+            "report_url": selection.report_url(request, tenant=row.tenant_id, end_user=row.end_user),
         }
         return TemplateResponse(request, "chatgateway/admin/conversation.html", context)
 
@@ -212,6 +230,7 @@ def _told_turns(request: HttpRequest, turns: list[Turn], *, may_read: bool) -> l
             one["asked"] = turn_story.question(turn.last_message)
             one["asked_told"] = turn_parts.question_told(one["asked"], MAXIMUM_CHARS)
             one["answer"] = turn_parts.told(turn.answer, MAXIMUM_CHARS)
+            one["files"] = turn_files.of(turn, has_acted=turn.pk in tools)
         told.append(one)
     return told
 

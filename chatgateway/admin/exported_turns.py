@@ -15,7 +15,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from chatgateway.admin import turn_parts, turn_story, turn_told
+from chatgateway.admin import turn_files, turn_parts, turn_story, turn_told
 from chatgateway.admin.turn_parts import Steps
 from chatgateway.admin.turn_story import Section, Step
 from chatgateway.models import Event, Turn
@@ -30,8 +30,8 @@ _FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r")
 
 COLUMNS = (
     "opened_at", "time_zone", "tenant", "end_user", "profile", "model", "api_key", "client", "outcome", "error_code",
-    "duration_seconds", "input_tokens", "output_tokens", "cost_usd", "usage_is_estimated", "match", "tools", "texts",
-    "question", "answer", "error", "turn", "conversation", "request_id", "agent_server",
+    "duration_seconds", "input_tokens", "output_tokens", "cost_usd", "usage_is_estimated", "match", "tools",
+    "files_changed", "texts", "question", "answer", "error", "turn", "conversation", "request_id", "agent_server",
 )  # fmt: skip
 
 
@@ -75,6 +75,7 @@ def row(turn: Turn, *, tools: str, may_read: bool) -> str:
         "usage_is_estimated": str(turn.is_usage_estimated).lower(),
         "match": turn.match,
         "tools": tools,
+        "files_changed": _files(turn, has_acted=bool(tools)) if is_told else "",
         "texts": texts,
         "question": "" if asked is None else "\n".join([asked.text, *(f"[{one}]" for one in asked.images)]),
         "answer": turn.answer if is_told else "",
@@ -85,6 +86,14 @@ def row(turn: Turn, *, tools: str, may_read: bool) -> str:
         "agent_server": turn.server_url,
     }
     return _row([_cell(values[name]) for name in COLUMNS])
+
+
+def _files(turn: Turn, *, has_acted: bool) -> str:
+    """Return a line for each file."""
+    told = turn_files.of(turn, has_acted=has_acted)
+    if told is None:
+        return ""
+    return told.why_not or "\n".join(f"{file.path} ({file.told})" for file in told.files)
 
 
 def _row(cells: Iterable[str]) -> str:
@@ -173,6 +182,7 @@ def _texts(turn: Turn, events: Sequence[Event]) -> Json:
         else {"role": asked.role, "text": asked.text, "others": asked.images, "earlier_messages": asked.earlier},
         "steps": [_step(step) for step in story.steps],
         **_more(story),
+        "files_changed": turn_files.as_json(turn, has_acted=story.has_acted),
         "reasoning": turn.reasoning,
         "answer": turn.answer,
         "error": {"message": turn.error_message, "detail": turn.error_detail}

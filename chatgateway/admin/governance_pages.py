@@ -12,6 +12,8 @@ from django.db import models
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from chatgateway import erasures, retention
@@ -50,14 +52,20 @@ class TranscriptReadingAdmin(ReadOnlyAdmin[TranscriptReading]):
 
     @column("of")
     def of(self, row: TranscriptReading) -> str:
+        """What was read, with a link to it where it is still there."""
         if row.turn_id is not None:
-            return f"turn {row.turn_id}"
+            return _linked("turn", row.turn_id)
         if row.conversation_id is not None:
-            return f"conversation {row.conversation_id}"
+            return _linked("conversation", row.conversation_id)
         return row.selection or "what has been deleted since"
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[TranscriptReading]:
         return super().get_queryset(request)
+
+
+def _linked(what: str, pk: object) -> SafeString:
+    url = reverse(f"admin:chatgateway_{what}_change", args=[pk])
+    return format_html('<a class="gw-link" href="{}">{} {}</a>', url, what, pk)
 
 
 class ErasureForm(forms.Form):
@@ -85,7 +93,7 @@ class ErasureAdmin(ReadOnlyAdmin[Erasure]):
     search_fields = ("=tenant_name",)
     search_help_text = "The id of an end user, or a tenant"
     ordering = ("-asked_at",)
-    fields = ("asked", "tenant_name", "who_told", "asked_by", "state", "turns", "conversations")
+    fields = ("asked", "tenant_name", "who_told", "asked_by", "state_told", "turns", "conversations")
 
     # --- who may do what --------------------------------------------------------------------------------------------
 
@@ -119,6 +127,10 @@ class ErasureAdmin(ReadOnlyAdmin[Erasure]):
         if row.done_at is None:
             return "waiting", "under way"
         return "done", f"done {moment(row.done_at)}"
+
+    @column("state")
+    def state_told(self, row: Erasure) -> str:
+        return self.state(row)[1]
 
     # --- asking for one ---------------------------------------------------------------------------------------------
 

@@ -153,10 +153,12 @@ def _slowest(seconds: float | None) -> str:
 
 
 def _turns_url(range_: Range, **more: object) -> str:
-    """The list of the turns that were counted; empty where it cannot be narrowed to them."""
-    if not range_.query:
-        return ""
-    return f"{reverse('admin:chatgateway_turn_changelist')}?{range_.query}{'&' if more else ''}{urlencode(more)}"
+    """The list of the turns that were counted."""
+    return _listed(f"{range_.query}{'&' if more else ''}{urlencode(more)}")
+
+
+def _listed(query: str) -> str:
+    return f"{reverse('admin:chatgateway_turn_changelist')}?{query}"
 
 
 # --- charts ---------------------------------------------------------------------------------------------------------
@@ -164,7 +166,11 @@ def _turns_url(range_: Range, **more: object) -> str:
 
 def _charts(range_: Range, figures: Figures) -> list[Chart]:
     places = range(len(figures.parts))
-    axis = Axis(labels=[range_.label(place) for place in places], told=[range_.told(place) for place in places])
+    axis = Axis(
+        labels=[range_.label(place) for place in places],
+        told=[range_.told(place) for place in places],
+        urls=[_listed(range_.span(place)) if figures.parts[place].turns else "" for place in places],
+    )
 
     def summed(title: str, kind: str, value: Callable[[Sums], float | Decimal]) -> Series:
         return Series(title=title, kind=kind, values=[float(value(part)) for part in figures.parts])

@@ -11,6 +11,9 @@ from django import forms
 from django.http import QueryDict
 from django.utils import timezone
 
+from chatgateway.admin import span_filter
+from chatgateway.admin.selection import DAY_FROM, DAY_TO
+
 LONGEST_DAYS = 400
 _HOUR = dt.timedelta(hours=1)
 _DAY = dt.timedelta(days=1)
@@ -42,8 +45,8 @@ class DaysForm(forms.Form):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """`bounds` begin with the start and end with the end; `query` selects the same turns in their list, where it can;
-    `part` says what one bar stands for."""
+    """`bounds` begin with the start and end with the end; `query` selects the same turns in their list; `part` says
+    what one bar stands for."""
 
     key: str
     title: str
@@ -64,6 +67,10 @@ class Range:
         if end - start >= 23 * _HOUR:
             return f"{start:%a} {start.day} {start:%b}"
         return f"{start:%a} {start.day} {start:%b} {start:%H:%M}–{end:%H:%M}"
+
+    def span(self, place: int) -> str:
+        """What selects the turns of a part in their list."""
+        return span_filter.query(self.bounds[place], self.bounds[place + 1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,9 +114,10 @@ def _of_days(since: dt.date, until: dt.date, now: dt.datetime) -> Range:
     days = (until - since).days + 1
     step = _HOUR if days <= 2 else 3 * _HOUR if days <= 8 else _DAY if days <= 92 else 7 * _DAY
     title = f"{since:%Y-%m-%d}" if since == until else f"{since:%Y-%m-%d} to {until:%Y-%m-%d}"
+    query = urlencode({DAY_FROM: since.isoformat(), DAY_TO: until.isoformat()})
     end = max(end, start + _HOUR)  # a time that has not begun yet holds nothing
     bounds = [start, *(at for at in _marks(start, end, step) if start < at < end), end]
-    return Range(key="days", title=title, bounds=bounds, query="", part=_part(step))
+    return Range(key="days", title=title, bounds=bounds, query=query, part=_part(step))
 
 
 def _marks(start: dt.datetime, end: dt.datetime, step: dt.timedelta) -> Iterator[dt.datetime]:

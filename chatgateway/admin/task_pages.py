@@ -23,6 +23,7 @@ PURPOSES = {
     "chatgateway.tasks.release_idempotency_keys": "Release idempotency keys of a day ago",
     "chatgateway.tasks.warn_of_ceilings": "Warn of ceilings that are nearly used up",
     "chatgateway.tasks.sum_up_hours": "Sum up past hours for the overview",
+    "chatgateway.tasks.index_texts": "Make older texts searchable",
     "chatgateway.tasks.apply_retention": "Remove texts and turns that are kept no longer",
     "chatgateway.tasks.erase_end_users": "Delete end users' data that was asked to be deleted",
     "chatgateway.tasks.recover_turns": "Recover turns whose process died",

@@ -16,7 +16,17 @@ from django.urls import path, reverse
 from django.utils import timezone
 
 from chatgateway import audit, readings
-from chatgateway.admin import exports, live_turn, selection, turn_frames, turn_parts, turn_story, turn_told
+from chatgateway.admin import (
+    exports,
+    live_turn,
+    selection,
+    text_search,
+    turn_files,
+    turn_frames,
+    turn_parts,
+    turn_story,
+    turn_told,
+)
 from chatgateway.admin.filters import (
     ClientFilter,
     CostFilter,
@@ -26,9 +36,10 @@ from chatgateway.admin.filters import (
     PeriodFilter,
     ToolFilter,
 )
+from chatgateway.admin.span_filter import SpanFilter
 from chatgateway.admin.turn_told import OUTCOMES, cost_told, tokens_told, without_texts
 from chatgateway.models import Turn
-from profiles.admin_theme import ReadOnlyAdmin, RelatedFilter, as_uuid, column, duration, is_list, moment
+from profiles.admin_theme import ReadOnlyAdmin, RelatedFilter, column, duration, is_list, moment
 
 _LIST_COLUMNS = (
     "opened_at", "closed_at", "outcome", "phase", "tenant_name", "model_id", "error_code", "input_tokens",
@@ -38,7 +49,7 @@ _LIST_COLUMNS = (
 
 @admin.register(Turn)
 class TurnAdmin(ReadOnlyAdmin[Turn]):
-    """The record. No list, search field or title holds a word of what was asked or answered."""
+    """The record. A list holds words of what was asked or answered only where somebody who may read them searched."""
 
     empty_title = "Nobody has called yet"
     empty_text = "Every request with a key leaves a row here. Make a key and paste the command shown with it."
@@ -49,6 +60,7 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
     list_filter = (
         DayFilter,
         PeriodFilter,
+        SpanFilter,
         "outcome",
         "kind",
         DurationFilter,
@@ -62,8 +74,7 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
         ClientFilter,
     )
     list_filter_submit = True
-    search_fields = ("=request_id", "=reply_id", "=end_user")
-    search_help_text = "Id of a request, completion or conversation; or an end user"
+    search_fields = ("request_id",)  # that there is a box; `text_search` says what is found
     list_per_page = 50
     ordering = ("-opened_at",)
     actions = ("stop_chosen",)
@@ -75,9 +86,20 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
     def get_search_results(
         self, request: HttpRequest, queryset: models.QuerySet[Turn], search_term: str
     ) -> tuple[models.QuerySet[Turn], bool]:
-        if (wanted := as_uuid(search_term)) is not None:
-            return queryset.filter(Q(pk=wanted) | Q(conversation_id=wanted)), False
-        return super().get_search_results(request, queryset, search_term)
+        return queryset.filter(text_search.turns_found(request, search_term)) if search_term else queryset, False
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[text_search.FoundTurns]:
+        return text_search.FoundTurns
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        changes = super().get_changelist_instance(request)
+        changes.search_help_text = text_search.help_for(request)
+        return changes
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        opened, *others = self.list_display
+        is_search = text_search.query_of(request, request.GET.get("q", ""))
+        return (opened, "found", *others) if is_search else self.list_display
 
     def get_urls(self) -> list[Any]:
         view = self.admin_site.admin_view
@@ -99,6 +121,10 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
     @column("time", ordering="opened_at")
     def opened(self, turn: Turn) -> str:
         return moment(turn.opened_at, seconds=True)
+
+    @column("found", empty="")
+    def found(self, turn: Turn) -> str:
+        return turn.found  # type: ignore[attr-defined, no-any-return]  # by `FoundTurns`
 
     @column("tenant", ordering="tenant_name", empty="")
     def tenant_told(self, turn: Turn) -> str:
@@ -133,8 +159,11 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
     # --- above the list ---------------------------------------------------------------------------------------------
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        above = {"selection": selection.above_list(request, "turn")}
-        return super().changelist_view(request, {**(extra_context or {}), **above})
+        above = {
+            "selection": selection.above_list(request, "turn"),
+            "search_told": text_search.told(request, "Turns that have"),
+        }
+        return text_search.noted(request, super().changelist_view(request, {**(extra_context or {}), **above}))
 
     def totals(self, request: HttpRequest) -> HttpResponse:
         """The sums of all turns that the list's filters keep."""
@@ -159,6 +188,7 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
         else:
             without_texts(turn)
         asked = turn_story.question(turn.last_message)
+        story = turn_parts.steps_of(turn) if may_read else turn_parts.Steps(steps=[])
         sent = {name: value for name, value in turn.parameters.items() if name not in {"messages", "input"}}
         context = {
             **self.admin_site.each_context(request),
@@ -170,7 +200,8 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
             "question": asked,
             "question_told": turn_parts.question_told(asked, turn_story.MAXIMUM_CHARS),
             "answer_told": turn_parts.told(turn.answer, turn_story.MAXIMUM_CHARS),
-            "story": turn_parts.steps_of(turn) if may_read else turn_parts.Steps(steps=[]),
+            "story": story,
+            "files": turn_files.of(turn, has_acted=story.has_acted) if may_read else None,
             "usage": list(turn_told.usage_lines(turn)) if turn.input_tokens or turn.output_tokens else [],
             "cost": cost_told(turn),
             "timings": list(turn_told.timings(turn)),
@@ -203,7 +234,9 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
         """The steps alone, for the page of a conversation."""
         turn = self._readable(request, turn_id)
         readings.note(request, readings.What.TURN, turn=turn)
-        context = {"story": turn_parts.steps_of(turn), "is_open": turn.outcome == Turn.Outcome.OPEN}
+        story = turn_parts.steps_of(turn)
+        files = turn_files.of(turn, has_acted=story.has_acted)
+        context = {"story": story, "files": files, "is_open": turn.outcome == Turn.Outcome.OPEN}
         response = TemplateResponse(request, "chatgateway/admin/steps.html", context)
         response["Cache-Control"] = "no-store, private"
         return response

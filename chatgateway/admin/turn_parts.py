@@ -25,6 +25,11 @@ class Steps:
     has_events: bool = False
     has_more: bool = False
 
+    @property
+    def has_acted(self) -> bool:
+        """Whether a tool was called."""
+        return any(step.kind == "tool" for step in self.steps)
+
 
 def steps_of(turn: Turn) -> Steps:
     """Return the steps of a turn. One query."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from chatgateway import message_store
 from chatgateway.admin import diffs, step_costs
 from chatgateway.admin.diffs import DiffLine
 from chatgateway.admin.step_costs import CallUsage
@@ -260,16 +261,9 @@ def _source(row: Event) -> str:
 
 def _content(content: Any) -> tuple[str, list[str]]:
     """Return a message's text, and what its other parts are."""
-    if isinstance(content, str):
-        return content, []
-    texts: list[str] = []
-    others: list[str] = []
-    for part in content if isinstance(content, list) else []:
-        if isinstance(part, dict) and isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        elif isinstance(part, dict):
-            others.append(_other(part))
-    return "\n".join(texts), others
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    others = [_other(part) for part in parts if not isinstance(part.get("text"), str)]
+    return message_store.text_of(content), others
 
 
 def _other(part: Json) -> str:

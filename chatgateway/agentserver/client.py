@@ -14,7 +14,8 @@ from uuid import UUID
 
 import aiohttp
 
-from chatgateway.agentserver import session_socket
+from chatgateway.agentserver import changed_files, session_socket
+from chatgateway.agentserver.changed_files import DirectoryChanges
 from chatgateway.agentserver.exceptions import (
     AgentServerError,
     AlreadyRunning,
@@ -136,10 +137,39 @@ class AgentServerClient:
             raise ValueError(f"{path!r} is not the directory of conversation {conversation_id} below {root!r}")
         target = shlex.quote(path)
         make_writable = f"if [ -d {target} ] && [ ! -L {target} ]; then chmod -R u+rwX -- {target} 2>/dev/null; fi"
-        await self._execute(f"{make_writable}; rm -rf -- {target}", f"deleting {path}", timeout_seconds=timeout_seconds)
+        state = shlex.quote(changed_files.state_of(path))
+        command = f"{make_writable}; rm -f -- {state}; rm -rf -- {target}"
+        await self._execute(command, f"deleting {path}", timeout_seconds=timeout_seconds)
 
-    async def _execute(self, command: str, what: str, *, timeout_seconds: float) -> None:
-        """Run a command in the server's shell and wait for it. Raises CommandFailed."""
+    async def changed_files(self, directory: str, *, base: str, timeout_seconds: float) -> DirectoryChanges:
+        """Which files below a conversation's directory changed since the last call, whatever changed them.
+
+        `base`: what it is compared with at the first call; `new` for an empty directory, the absolute path of the one
+        it began as a copy of, or `unknown`. Runs a program on the agent-server's host, which needs a Python there, and
+        looks at file contents only where size or times changed.
+
+        Raises ValueError for a path that is not absolute, CommandFailed if the host could not do it.
+        """
+        if not directory.startswith("/") or "\0" in directory:
+            raise ValueError(f"directory must be an absolute path, not {directory!r}")
+        what = f"comparing {directory}"
+        try:
+            said = await self._execute(
+                changed_files.command(directory, base=base), what, timeout_seconds=timeout_seconds
+            )
+        except CommandFailed as error:
+            if error.exit_code == changed_files.NO_PYTHON:
+                raise CommandFailed(
+                    error.exit_code, f"{what}: there is no Python on the agent-server's host"
+                ) from error
+            raise
+        try:
+            return changed_files.read(said)
+        except ValueError as error:
+            raise CommandFailed(0, f"{what}: {error}"[:_OUTPUT_CHARS]) from error
+
+    async def _execute(self, command: str, what: str, *, timeout_seconds: float) -> str:
+        """Run a command in the server's shell, wait for it and return its output. Raises CommandFailed."""
         body = {"command": command, "timeout": max(1, int(timeout_seconds))}
         _, answer = await self._rest.call(
             "POST", "/api/bash/execute_bash_command", json=body, timeout_seconds=timeout_seconds
@@ -148,6 +178,7 @@ class AgentServerClient:
         if result.get("exit_code") != 0:
             said = str(result.get("stderr") or result.get("stdout") or "no output").strip()
             raise CommandFailed(_exit_code(result), f"{what}: {said[:_OUTPUT_CHARS]}")
+        return str(result.get("stdout") or "")
 
     # --- conversations --------------------------------------------------------------------------------------------
 

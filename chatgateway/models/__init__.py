@@ -4,12 +4,14 @@ History rows outlive what they point to: their foreign keys become null, and the
 """
 
 from chatgateway.models.agent_servers import AgentServer
-from chatgateway.models.background import TaskRun
+from chatgateway.models.background import TaskRun, Watermark
 from chatgateway.models.books import Alert, DailyUsage, LedgerEntry
 from chatgateway.models.conversations import ClientChat, Conversation, Image, Message
 from chatgateway.models.figures import HourlyTimes, HourlyTraffic
+from chatgateway.models.file_changes import FileChanges
 from chatgateway.models.governance import Erasure, TranscriptReading
 from chatgateway.models.leftovers import Leftover
+from chatgateway.models.texts import TurnText
 from chatgateway.models.turns import RESPONSES, Attempt, Event, Frame, Turn
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "DailyUsage",
     "Erasure",
     "Event",
+    "FileChanges",
     "Frame",
     "HourlyTimes",
     "HourlyTraffic",
@@ -32,4 +35,6 @@ __all__ = [
     "TaskRun",
     "TranscriptReading",
     "Turn",
+    "TurnText",
+    "Watermark",
 ]

@@ -1,4 +1,4 @@
-"""What the background tasks did last."""
+"""What the background tasks did last, and how far they have got."""
 
 from __future__ import annotations
 
@@ -26,6 +26,16 @@ class TaskRun(models.Model):
     class Meta:
         verbose_name = "background task"
         ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Watermark(models.Model):
+    """How far a task has got that walks through the turns, oldest first; written by that task."""
+
+    name = models.CharField(primary_key=True, max_length=40)
+    at = models.DateTimeField(help_text="Turns opened before this moment are done.")
 
     def __str__(self) -> str:
         return self.name

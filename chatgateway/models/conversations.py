@@ -132,6 +132,8 @@ class ClientChat(models.Model):
     end_user = models.CharField(max_length=256, blank=True)
     chat_id = models.CharField(max_length=256, help_text="As the client wrote it, cut to 256 characters.")
     conversation = models.ForeignKey(Conversation, models.CASCADE, related_name="client_chats")
+    # Its client has sent its history before, so a message without one is the chat's first one, edited or asked again.
+    sends_history = models.BooleanField(default=False, db_default=False)
     created_at = models.DateTimeField(default=timezone.now)
     used_at = models.DateTimeField(default=timezone.now)
 

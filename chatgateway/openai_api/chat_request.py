@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -114,7 +114,7 @@ def parse(
     stream, include_usage = _streaming(raw, ignored=ignored)
     client_tools_sent = _client_tools(raw, policy=client_tools, ignored=ignored)
     overrides = overrides_in(raw, ignored=ignored) if honours_overrides else LlmOverrides()
-    ignored += _unknown(raw)
+    ignored += unknown_in(raw, known=_KNOWN)
     refuse_first(ignored if refuses_ignored else ())
     return ChatRequest(
         model=model,
@@ -179,12 +179,6 @@ def _are_a_chat_uis(tools: Any) -> bool:
     return {str(function.get("name")) for function in functions} >= _OPEN_WEBUI_TOOLS
 
 
-def _unknown(raw: dict[str, Any]) -> list[str]:
-    """What was sent beside OpenAI's parameters: by chat UIs and proxies, or by mistake."""
-    sent = (name for name, value in raw.items() if value is not None and name not in _KNOWN)
-    return [name for name in sent if _FIT_TO_NAME.fullmatch(name)][:MAX_UNKNOWN_NAMED]
-
-
 # Those two of Open WebUI's own that nobody else is likely to have together.
 _OPEN_WEBUI_TOOLS = frozenset({"get_current_timestamp", "calculate_timestamp"})
 _KNOWN = frozenset(parameter.name for parameter in PARAMETERS)
@@ -203,6 +197,12 @@ def overrides_in(raw: dict[str, Any], *, ignored: list[str]) -> LlmOverrides:
         top_p=raw.get("top_p"),
         reasoning_effort=raw.get("reasoning_effort"),
     )
+
+
+def unknown_in(raw: dict[str, Any], *, known: Collection[str]) -> list[str]:
+    """What was sent beside OpenAI's parameters: by chat UIs and proxies, or by mistake."""
+    sent = (name for name, value in raw.items() if value is not None and name not in known)
+    return [name for name in sent if _FIT_TO_NAME.fullmatch(name)][:MAX_UNKNOWN_NAMED]
 
 
 def refuse_first(ignored: Sequence[str]) -> None:

@@ -17,6 +17,8 @@ from chatgateway.openai_api.plain_json import cleaned
 from chatgateway.openai_api.responses_input import Item, parse_input
 from chatgateway.openai_api.responses_parameters import PARAMETERS
 
+_KNOWN = frozenset(parameter.name for parameter in PARAMETERS)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseRequest(ChatRequest):
@@ -53,6 +55,7 @@ def parse(
     client_tools_sent = _client_tools(raw, policy=client_tools, ignored=ignored)
     if (raw.get("text") or {}).get("verbosity") is not None:
         ignored.append("text.verbosity")
+    ignored += chat_request.unknown_in(raw, known=_KNOWN)
     chat_request.refuse_first(ignored if refuses_ignored else ())
     _check_together(raw)
     return ResponseRequest(

@@ -114,7 +114,7 @@ class ChangeAdmin(ReadOnlyAdmin[ChangeRecord]):
     def actor_told(self, row: ChangeRecord) -> str:
         return row.actor
 
-    @column("", ordering="action", labels=_ACTIONS)
+    @column("did", ordering="action", labels=_ACTIONS)
     def action_told(self, row: ChangeRecord) -> tuple[str, str]:
         return row.action, row.action
 

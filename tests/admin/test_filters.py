@@ -55,6 +55,37 @@ def test_turns_by_time_duration_and_cost(admin: Client, query: str, numbers: set
 
 
 @pytest.mark.parametrize(
+    ("span", "numbers"),
+    [
+        ("2026-11-10T14:00:00Z/2026-11-10T15:00:00Z", {0, 1}),
+        ("2026-11-10T15:00:00%2B01:00/2026-11-10T15:30:00%2B01:00", {0}),
+        ("2026-11-10T14:00:00/2026-11-10T15:00:00", {0, 1, 2}),
+        ("2026-11-10T14:00:00Z", {0, 1, 2}),
+        ("0001-01-01T00:00:00Z/9999-12-31T23:59:59Z", {0, 1, 2}),
+        ("nonsense", {0, 1, 2}),
+    ],
+)
+def test_turns_of_one_bar_of_a_chart(admin: Client, span: str, numbers: set[int]) -> None:
+    first = dt.datetime(2026, 11, 10, 14, tzinfo=dt.UTC)
+    turns = [turn_with(opened_at=first + part) for part in (0 * MINUTE, 59 * MINUTE, 60 * MINUTE)]
+
+    assert kept(admin, "chatgateway_turn", f"span={span}") == {str(turns[number].pk) for number in numbers}
+
+
+def test_the_time_of_a_bar_stands_above_the_list_and_can_be_taken_away(admin: Client) -> None:
+    url = reverse("admin:chatgateway_turn_changelist")
+    turn_with(outcome="failed", opened_at=dt.datetime(2026, 11, 10, 14, tzinfo=dt.UTC))
+    span = "2026-11-10T14:00:00Z/2026-11-11T14:00:00Z"
+
+    html = admin.get(f"{url}?span={span}&outcome__exact=failed&p=1").content.decode()
+
+    assert "Tue 10 Nov 14:00–Wed 11 Nov 14:00" in html
+    assert 'href="?outcome__exact=failed" title="Show turns of any time"' in html
+    assert f'name="span" value="{span}"' in html
+    assert "✕" not in admin.get(f"{url}?span=nonsense").content.decode()
+
+
+@pytest.mark.parametrize(
     ("query", "numbers"),
     [("last=failed", {0}), ("last=answered", {1}), ("cost=0.1", {1}), ("cost=unknown", {0}), ("within=1h", {0})],
 )

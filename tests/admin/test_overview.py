@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from html import unescape
 from typing import Any
 
 import pytest
@@ -137,6 +138,35 @@ def test_a_chart_is_also_a_table(admin: Client) -> None:
     assert "Turns per 2 minutes answered failed refused cancelled or open" in said
     assert said.count("As a table") == 6 - said.count("Nothing to draw in this time.")
     assert re.search(r"\d\d:\d\d–\d\d:\d\d 1 0 0 0", said)
+
+
+@pytest.mark.parametrize("range_", ["1h", "24h", "7d", "30d"])
+def test_a_bar_leads_to_the_turns_it_counts_and_no_others(admin: Client, range_: str) -> None:
+    for age in (HOUR / 4, HOUR / 4, HOUR / 2):
+        turn(opened_at=ago(age))
+    hourly.sum_up(timezone.now())
+
+    html = admin.get(reverse("admin:index"), {"range": range_}).content.decode()
+    chart = html[html.index('id="chart-turns"') : html.index('id="chart-cost"')]
+    bars = re.findall(r'<a href="([^"]+)" tabindex="-1"><rect[^>]*><title>[^<]*answered (\d+)', chart)
+    listed = [len(admin.get(unescape(url)).context["cl"].result_list) for url, _ in bars]
+
+    assert listed == [int(counted) for _, counted in bars]
+    assert sum(listed) == 3
+    assert [url for url, _ in bars] == re.findall(r'<td><a class="gw-link" href="([^"]+)">', chart)
+
+
+def test_figures_of_days_of_ones_own_lead_to_their_turns(admin: Client) -> None:
+    for age in (2 * DAY, 2 * DAY, 9 * DAY):
+        turn(opened_at=ago(age), outcome="failed")
+    hourly.sum_up(timezone.now())
+    day = timezone.localtime(ago(2 * DAY)).date().isoformat()
+
+    html = admin.get(reverse("admin:index"), {"since": day, "until": day}).content.decode()
+    links = [unescape(url) for url in re.findall(r'<a class="gw-card gw-figure" href="([^"]+)"', html)]
+
+    assert len(links) == 3
+    assert len(admin.get(links[1]).context["cl"].result_list) == 2
 
 
 def test_the_page_takes_as_many_queries_for_many_turns_as_for_few(admin: Client) -> None:

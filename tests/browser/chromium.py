@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from playwright.sync_api import Frame, Page, sync_playwright
+from playwright.sync_api import ConsoleMessage, Frame, Page, sync_playwright
 
 from tests.requirements import need
 
@@ -25,8 +25,8 @@ QUIET = [
 
 @dataclass(slots=True)
 class Visit:
-    """A page of the gateway at `url`, and what went wrong on the way: violated policies, dialogs, errors of scripts,
-    requests to anybody else."""
+    """A page of the gateway at `url`, and what went wrong on the way: violated policies, dialogs, errors of scripts or
+    in the console, requests to anybody else."""
 
     page: Page
     url: str
@@ -36,7 +36,7 @@ class Visit:
         page = self.page
         page.on("dialog", lambda dialog: self.complain(f"dialog: {dialog.message}"))
         page.on("pageerror", lambda error: self.complain(f"script: {error}"))
-        page.on("console", lambda said: self.complain(said.text) if "Content Security Policy" in said.text else None)
+        page.on("console", lambda said: self.complain(_told(said)) if said.type == "error" else None)
         page.on("request", lambda sent: self.complain(f"request: {sent.url}") if not self._is_ours(sent.url) else None)
 
     def complain(self, text: str) -> None:
@@ -45,11 +45,11 @@ class Visit:
     def _is_ours(self, url: str) -> bool:
         return url.startswith((self.url, "data:", "blob:"))
 
-    def sign_in(self) -> None:
-        """As root, from the sign-in page itself."""
+    def sign_in(self, name: str = "root", password: str = "a long password") -> None:
+        """As root unless said otherwise, from the sign-in page itself."""
         self.page.goto(f"{self.url}/admin/login/")
-        self.page.fill("input[name=username]", "root")
-        self.page.fill("input[name=password]", "a long password")
+        self.page.fill("input[name=username]", name)
+        self.page.fill("input[name=password]", password)
         self.page.click("button[type=submit]")
         self.page.wait_for_url(f"{self.url}/admin/")
 
@@ -58,6 +58,10 @@ class Visit:
         response = self.page.goto(f"{self.url}/admin/{path}")
         self.page.wait_for_load_state("networkidle")
         return response.status if response is not None else 0
+
+    def is_wider_than_window_by(self) -> int:
+        """How many pixels one would have to scroll sideways."""
+        return int(self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
     def frame(self, part_of_url: str) -> Frame:
         """The frame of that URL, once it has loaded. Lazy ones begin some time after they can be seen."""
@@ -68,6 +72,10 @@ class Visit:
                 return found
             self.page.wait_for_timeout(50)
         raise TimeoutError(f"There is no frame of {part_of_url}; there are {[f.url for f in self.page.frames]}.")
+
+
+def _told(said: ConsoleMessage) -> str:
+    return f"console: {said.text} ({said.location.get('url', '')})"
 
 
 def browse(

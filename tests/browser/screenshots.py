@@ -2,7 +2,8 @@
 
 `python -m tests.browser.screenshots FOLDER` makes a database of its own, fills it with `seed_demo`, serves it on a
 loopback port, and writes `FOLDER/{page}-{light,dark}-{wide,narrow}.png`. `--empty` leaves the database as a first start
-finds it. Nothing of it is kept but the pictures.
+finds it; `--docs` makes the few that README and docs show, under the names they have there. Nothing of it is kept but
+the pictures.
 """
 
 from __future__ import annotations
@@ -15,9 +16,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-WIDTHS = {"wide": 1400, "narrow": 420}
+WIDTHS = {"wide": 1440, "narrow": 390}
 SCHEMES = ("light", "dark")
+LEAST_HEIGHT = 900
 PASSWORD = "a long password"
+# What docs/images holds, light and wide: which page each is of, and how much of it.
+IN_DOCS = {
+    "overview.png": ("overview-7-days", 1640),
+    "turns.png": ("list-turn", 900),
+    "turn.png": ("turn", 900),
+    "conversation.png": ("conversation", 900),
+    "key.png": ("key", 1250),
+}
 
 
 def main() -> None:
@@ -29,8 +39,11 @@ def main() -> None:
     parser.add_argument("--empty", action="store_true", help="a database without any row")
     parser.add_argument("--schemes", default=",".join(SCHEMES))
     parser.add_argument("--widths", default=",".join(WIDTHS))
+    parser.add_argument("--docs", action="store_true", help="the pictures of docs/images alone, under their names")
     parser.add_argument("--window", action="store_true", help="only what fits into the window, not the whole page")
     asked = parser.parse_args()
+    if asked.docs:
+        asked.schemes, asked.widths = "light", "wide"
     asked.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as data:
         os.environ["GATEWAY_DATA_DIR"] = data
@@ -93,10 +106,11 @@ def _pages() -> Iterator[tuple[str, str]]:
     from django.contrib import admin
     from django.db import models
 
-    from chatgateway.models import AgentServer, Conversation, Turn
-    from profiles.models import ApiKey, ChangeRecord, Profile
+    from chatgateway.models import AgentServer, Conversation, Erasure, Turn
+    from profiles.models import ApiKey, ChangeRecord, Profile, Tenant
 
     yield "overview", ""
+    yield "overview-7-days", "?range=7d"
     yield "overview-30-days", "?range=30d"
     for model_admin in admin.site._registry.values():
         opts = model_admin.opts
@@ -114,7 +128,10 @@ def _pages() -> Iterator[tuple[str, str]]:
         ("conversation", long.first(), "change"),
         ("profile", Profile.objects.order_by("slug").first(), "change"),
         ("profile-test", Profile.objects.order_by("slug").first(), "test"),
-        ("key", ApiKey.objects.filter(last_used_at__isnull=False).order_by("name").last(), "change"),
+        ("profile-doctor", Profile.objects.order_by("slug").first(), "doctor"),
+        ("tenant", Tenant.objects.order_by("name").first(), "change"),
+        ("key", ApiKey.objects.filter(revoked_at__isnull=True).order_by("-last_used_at").first(), "change"),
+        ("key-use", ApiKey.objects.filter(revoked_at__isnull=True).first(), "use"),
         ("key-rotate", ApiKey.objects.filter(revoked_at__isnull=True).first(), "rotate"),
         ("key-revoke", ApiKey.objects.filter(revoked_at__isnull=True).first(), "revoke"),
         ("server", AgentServer.objects.order_by("name").first(), "change"),
@@ -122,6 +139,7 @@ def _pages() -> Iterator[tuple[str, str]]:
         ("server-drain", AgentServer.objects.order_by("name").first(), "drain"),
         ("server-disable", AgentServer.objects.order_by("name").first(), "disable"),
         ("change", ChangeRecord.objects.filter(action="changed").first(), "change"),
+        ("erasure", Erasure.objects.first(), "change"),
     ]
     for name, row, page in rows:
         if row is not None:
@@ -133,16 +151,29 @@ def _take(asked: argparse.Namespace) -> None:
     from tests.gateway_process import LiveGateway
 
     pages = [(name, path) for name, path in _pages() if asked.only in name]
+    names = {page: name for name, (page, _) in IN_DOCS.items()} if asked.docs else {}
+    if asked.docs:
+        pages = [(name, path) for name, path in pages if name in names]
 
     def steps(visit: Visit) -> None:
         visit.page.goto(f"{gateway.url}/admin/login/")
-        visit.page.screenshot(path=asked.folder / f"sign-in-{scheme}-{width}.png")
+        if not asked.docs:
+            visit.page.screenshot(path=asked.folder / f"sign-in-{scheme}-{width}.png")
         visit.sign_in()
         for name, path in pages:
             status = visit.open(path)
-            file = asked.folder / f"{name}-{scheme}-{width}.png"
-            visit.page.screenshot(path=file, full_page=not asked.window)
-            print(status, file)
+            file = asked.folder / names.get(name, f"{name}-{scheme}-{width}.png")
+            height = LEAST_HEIGHT
+            if asked.docs:
+                height = IN_DOCS[names[name]][1]
+            elif not asked.window:
+                # As high as the page is, as what sticks to the window's edge would lie across a longer picture.
+                height = max(height, int(visit.page.evaluate("document.documentElement.scrollHeight")))
+            visit.page.set_viewport_size({"width": WIDTHS[width], "height": height})
+            visit.page.screenshot(path=file)
+            visit.page.set_viewport_size({"width": WIDTHS[width], "height": LEAST_HEIGHT})
+            wider_by = visit.is_wider_than_window_by()
+            print(status, file, f"WIDER BY {wider_by}" if wider_by else "")
 
     gateway = LiveGateway()
     gateway.start()

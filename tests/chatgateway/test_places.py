@@ -55,24 +55,42 @@ HI = ("user", "Hi")
 
 
 @pytest.mark.parametrize(
-    ("messages", "queries"),
+    ("messages", "outcome", "queries"),
     [
-        ([HI], 0),
-        ([HI, ("assistant", "Yes."), ("user", "More.")], 1),
-        ([HI, ("assistant", "No."), ("user", "More.")], 2),
-        ([HI, ("user", "More.")], 1),
-        ([HI, ("assistant", "No."), ("user", "More."), ("user", "And more.")], 2),
+        ([HI], "answered", 0),
+        ([HI, ("assistant", "Yes."), ("user", "More.")], "answered", 2),
+        ([HI, ("assistant", "Yes."), ("user", "More.")], "cancelled", 2),
+        ([HI, ("assistant", "Ye"), ("user", "More.")], "cancelled", 2),
+        ([HI, ("assistant", "No."), ("user", "More.")], "answered", 1),
+        ([HI, ("user", "More.")], "cancelled", 2),
+        ([HI, ("user", "More.")], "answered", 1),
+        ([HI, ("assistant", "Yes."), ("user", "More."), ("user", "And more.")], "answered", 2),
+        ([HI, ("assistant", "No."), ("user", "More."), ("user", "And more.")], "answered", 1),
     ],
 )
-def test_a_history_costs_two_queries_at_most_and_one_for_what_is_found(
-    messages: list[tuple[str, str]], queries: int
-) -> None:
-    row = turn(sent(HI))
+def test_a_history_costs_two_queries_at_most(messages: list[tuple[str, str]], outcome: str, queries: int) -> None:
+    row = turn(sent(HI), outcome=outcome)
 
     with CaptureQueriesContext(connection) as captured:
         place = found(sent(*messages), row)
 
-    assert len(captured) == queries + (place is not None)
+    assert len(captured) == queries
+    assert (place is not None) == (queries == 2)
+
+
+def test_what_is_found_comes_with_its_conversation_and_without_its_long_texts() -> None:
+    row = turn(sent(HI), reasoning="Hm.", parameters={"model": "x"})
+    assert row.conversation is not None
+
+    place = found(sent(HI, ("assistant", "Yes."), ("user", "More.")), row)
+
+    assert place is not None
+    with CaptureQueriesContext(connection) as captured:
+        assert (place.turn, place.turn.conversation) == (row, row.conversation)
+        assert place.turn.opened_at == row.opened_at
+        assert place.turn.conversation.metadata == {}
+    assert not captured.captured_queries
+    assert (place.turn.reasoning, place.turn.parameters) == ("Hm.", {"model": "x"})
 
 
 def plans_of(history: SentHistory, of: Turn, **within: Any) -> list[str]:
@@ -96,13 +114,12 @@ def test_each_query_reads_its_index_newest_first_and_no_table_whole(narrowed: di
     row = turn(sent(HI))
 
     two_stops = sent(HI, ("assistant", "No."), ("user", "More."), ("user", "And more."))
-    answered, unanswered = plans_of(sent(HI, ("assistant", "No."), ("user", "More.")), row, **narrowed)
+    with_one_stop = plans_of(sent(HI, ("assistant", "No."), ("user", "More.")), row, **narrowed)[0]
     with_two_stops = plans_of(two_stops, row, **narrowed)[0]
 
-    assert "turn_ended_with" in answered
-    assert "turn_began_unanswered" in unanswered
-    assert with_two_stops.count("turn_began_unanswered") == 2
-    for plan in (answered, unanswered, with_two_stops):
+    assert [plan.count("turn_ended_with") for plan in (with_one_stop, with_two_stops)] == [1, 1]
+    assert [plan.count("turn_began_unanswered") for plan in (with_one_stop, with_two_stops)] == [1, 2]
+    for plan in (with_one_stop, with_two_stops):
         assert "SCAN chatgateway_" not in plan
         assert "Seq Scan" not in plan
         if connection.vendor == "sqlite":  # of a table of two rows PostgreSQL takes whichever index is the shortest
@@ -112,7 +129,7 @@ def test_each_query_reads_its_index_newest_first_and_no_table_whole(narrowed: di
 def test_within_a_family_no_table_is_read_whole_either() -> None:
     row = turn(sent(HI))
 
-    plans = plans_of(sent(HI, ("assistant", "No."), ("user", "More.")), row, root_id=row.conversation_id)
+    plans = plans_of(sent(HI, ("assistant", "Yes."), ("user", "More.")), row, root_id=row.conversation_id)
 
     assert len(plans) == 2
     assert not [plan for plan in plans if "SCAN chatgateway_" in plan or "Seq Scan" in plan]
@@ -126,6 +143,21 @@ def test_a_common_greeting_is_not_in_the_way_of_the_one_that_was_stopped(monkeyp
         turn(sent(HI), tenant=stopped.tenant)
 
     place = found(sent(HI, ("assistant", "Yes, b"), ("user", "More.")), stopped)
+
+    assert place is not None
+    assert place.turn == stopped
+
+
+def test_a_common_answer_is_not_in_the_way_of_the_message_that_was_stopped_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(places, "CANDIDATES", 3)
+    on = sent(HI, ("assistant", "Yes."), ("user", "On."))
+    stopped = turn(on, outcome="cancelled", answer="")
+    for _ in range(5):
+        turn(sent(HI), tenant=stopped.tenant)
+
+    place = found(sent(HI, ("assistant", "Yes."), ("user", "On."), ("user", "More.")), stopped)
 
     assert place is not None
     assert place.turn == stopped

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from tests.fakes import recordings
@@ -276,6 +277,7 @@ class FakeConversation:
         action, call_id = self._act(step)
         if step.gate is not None:
             await step.gate.pass_through()
+        step.work_in(Path(self.working_dir))
         answer = {"tool_name": step.tool, "tool_call_id": call_id}
         if step.error:
             classification = {"kind": "agent_action", "retryable": True, "user_action": "retry"}

@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 
@@ -137,7 +139,7 @@ class Step:
     """A tool call. `thought` is text before it. By default a command in the terminal; `action` and `observation` are
     the objects of the event feed for any other tool. `error` makes the call fail (AgentErrorEvent).
 
-    The tool waits at `gate` before it answers.
+    The tool waits at `gate` before it answers. `does` is called with the working directory, which it may change.
     """
 
     command: str = "ls"
@@ -151,6 +153,12 @@ class Step:
     error: str = ""
     usage: Usage = field(default_factory=Usage)
     gate: Gate | None = None
+    does: Callable[[Path], object] | None = None
+
+    def work_in(self, directory: Path) -> None:
+        if self.does is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+            self.does(directory)
 
     @property
     def action_json(self) -> dict[str, Any]:

@@ -229,7 +229,7 @@ def test_the_request_id_of_a_reply_finds_its_turn(http: httpx.Client) -> None:
 
 def test_a_browser_from_a_listed_origin_may_ask(anonymous: httpx.Client, settings) -> None:
     settings.CORS_ALLOWED_ORIGINS = ["https://chat.example"]
-    asked = "authorization,content-type,x-stainless-retry-count"
+    asked = "authorization,content-type,x-stainless-retry-count,x-conversation-id,x-gateway-sends-history"
     preflight = {
         "Origin": "https://chat.example",
         "Access-Control-Request-Method": "POST",

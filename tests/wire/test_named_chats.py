@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -11,7 +12,7 @@ from chatgateway.models import Attempt, ClientChat, Conversation, Turn
 from profiles import access
 from profiles.models import ApiKey
 from tests import factories
-from tests.fakes.agent_script import Answer
+from tests.fakes.agent_script import Answer, Fail, Gate
 from tests.fakes.agent_server import FakeAgentServer
 from tests.wire.chatting import CONVERSATION, ChatClient, assistant, heard, user
 from tests.wire.conftest import question
@@ -112,11 +113,10 @@ def test_an_edit_forks_and_the_chat_goes_on_with_the_fork(ui: ChatClient, agent_
 
     edited = ui.say("c")
     further = ui.say("d")
-    without_history = ui.send([user("e")])
 
-    assert [edited.match, further.match, without_history.match] == ["fork", "client-id", "client-id"]
-    assert {further.conversation_id, without_history.conversation_id} == {edited.conversation_id}
-    assert said(edited, agent_server) == ["a", "c", "d", "e"]
+    assert [edited.match, further.match] == ["fork", "client-id"]
+    assert further.conversation_id == edited.conversation_id
+    assert said(edited, agent_server) == ["a", "c", "d"]
 
 
 def test_the_chat_goes_back_to_the_other_branch(ui: ChatClient, agent_server: FakeAgentServer) -> None:
@@ -164,6 +164,140 @@ def test_another_system_text_in_the_chat_is_told_anew(ui: ChatClient) -> None:
 
     assert [anew.match, further.match] == ["replay", "client-id"]
     assert anew.conversation_id == further.conversation_id != first.conversation_id
+
+
+# --- its first message, edited or asked again -------------------------------------------------------------------------
+
+
+def test_the_first_message_edited_begins_the_chat_again(ui: ChatClient, agent_server: FakeAgentServer) -> None:
+    old = [ui.say(text) for text in ("a", "b")][-1]
+    before = ChatClient(http=ui.http, headers=ui.headers, messages=list(ui.messages))
+    ui.messages = []
+
+    edited = ui.say("c")
+    further = ui.say("d")
+    back = before.say("e")
+
+    assert [edited.match, further.match, back.match] == ["new", "client-id", "client-id"]
+    assert further.conversation_id == edited.conversation_id != old.conversation_id
+    assert back.conversation_id == old.conversation_id
+    assert said(edited, agent_server) == ["c", "d"]
+    assert said(old, agent_server) == ["a", "b", "e"]
+
+
+def test_the_first_answer_written_anew_twice_begins_the_chat_again_each_time(
+    ui: ChatClient, agent_server: FakeAgentServer
+) -> None:
+    old = [ui.say(text) for text in ("a", "b")][-1]
+
+    again = [ui.send([user("a")]) for _ in range(2)]
+
+    assert [reply.match for reply in again] == ["new", "new"]
+    assert len({old.conversation_id, *(reply.conversation_id for reply in again)}) == 3
+    assert said(again[1], agent_server) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Conversation-Id": "1", "X-Gateway-Sends-History": "true"},
+        {"X-OpenWebUI-Chat-Id": "1", "X-OpenWebUI-User-Role": "user"},
+    ],
+)
+def test_a_client_that_always_sends_its_history_begins_again_from_the_first_message_on(
+    chat: ChatClient, agent_server: FakeAgentServer, headers: dict[str, str]
+) -> None:
+    chat.headers = headers
+    first = chat.send([user("a")])
+
+    again = chat.send([user("a")])
+    edited = chat.say("b")
+    further = chat.say("c")
+
+    assert [reply.match for reply in (first, again, edited, further)] == ["new", "new", "new", "client-id"]
+    assert said(further, agent_server) == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Conversation-Id": "1", "X-OpenWebUI-User-Id": "anna"},
+        {"X-Conversation-Id": "1", "X-Gateway-Sends-History": "false"},
+    ],
+)
+def test_a_client_that_never_sends_its_history_may_say_the_same_thing_each_time(
+    chat: ChatClient, agent_server: FakeAgentServer, headers: dict[str, str]
+) -> None:
+    chat.headers = headers
+
+    replies = [chat.send([user("check")]) for _ in range(3)]
+
+    assert [reply.match for reply in replies] == ["new", "client-id", "client-id"]
+    assert said(replies[0], agent_server) == ["check"] * 3
+
+
+def test_two_messages_in_one_are_no_history(ui: ChatClient, agent_server: FakeAgentServer) -> None:
+    replies = [ui.send([user(f"{text} is new:"), user(text)]) for text in ("a", "b")]
+    replies.append(ui.send([user("c")]))
+
+    assert [reply.match for reply in replies] == ["new", "client-id", "client-id"]
+
+
+def test_a_stopped_first_message_that_is_sent_again_is_history(ui: ChatClient, agent_server: FakeAgentServer) -> None:
+    """Nothing was seen of its answer, and the client keeps no empty message: no answer shows that it sends history."""
+    gate = Gate()
+    moves = {"a": Answer("One.", gate=gate, hold_after=0)}
+    agent_server.on_message = lambda _, text: [moves.get(text, Answer("Two."))]
+    ui.say_and_stop("a", after="")
+
+    further = ui.send([user("a"), user("b")])
+    edited = ui.send([user("c")])
+    gate.open()
+
+    assert [further.match, edited.match] == ["client-id", "new"]
+    assert said(edited, agent_server) == ["c"]
+
+
+def test_an_edited_first_message_with_another_system_text_is_told_nothing(
+    ui: ChatClient, agent_server: FakeAgentServer
+) -> None:
+    [ui.say(text) for text in ("a", "b")]
+
+    edited = ui.send([{"role": "system", "content": "Be brief."}, user("c")])
+
+    assert edited.match == "new"
+    assert said(edited, agent_server) == ["c"]
+
+
+def test_a_first_message_asked_twice_at_once_is_two_conversations(
+    chat: ChatClient, agent_server: FakeAgentServer
+) -> None:
+    """A chat UI that asks two agents of one profile side by side, in one chat."""
+    chat.headers = {"X-Conversation-Id": "1", "X-Gateway-Sends-History": "true"}
+    with ThreadPoolExecutor(4) as pool:
+        replies = [call.result() for call in [pool.submit(chat.send, [user("a")]) for _ in range(4)]]
+    further = [chat.send([user("a"), assistant(replies[0].text), user(text)]) for text in ("b", "c")]
+
+    assert {reply.match for reply in replies} == {"new"}
+    assert len({reply.conversation_id for reply in replies}) == 4
+    assert [said(reply, agent_server) for reply in further] == [["a", "b"], ["a", "c"]]
+    assert ClientChat.objects.count() == 1
+
+
+def test_a_first_message_that_failed_and_is_sent_again_is_heard_once(
+    ui: ChatClient, agent_server: FakeAgentServer
+) -> None:
+    moves = [Fail.unknown_model()]
+    agent_server.on_message = lambda _, text: [moves.pop() if moves else Answer(f"You said {text}.")]
+    counted = {"X-Stainless-Retry-Count": "0"}  # of a client whose repeats are known: the next one is none
+    failed = ui.http.post(CHAT, json=question(messages=[user("a")]), headers=ui.headers | counted)
+
+    again = ui.say("a", X_Stainless_Retry_Count="0")
+    further = ui.say("b")
+
+    assert failed.status_code == 502
+    assert (again.match, further.match) == ("client-id", "client-id")
+    assert said(further, agent_server) == ["a", "b"]
 
 
 def test_a_deleted_conversation_leaves_the_chat_to_a_new_one(ui: ChatClient) -> None:
@@ -255,8 +389,6 @@ def test_the_id_wins_over_the_chat(ui: ChatClient, agent_server: FakeAgentServer
 def test_turns_that_wait_for_one_another_each_have_a_parent_of_their_own(
     chat: ChatClient, agent_server: FakeAgentServer
 ) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     first = chat.say("a")
     with ThreadPoolExecutor(4) as pool:
         calls = [pool.submit(chat.send, [user(text)], **named(first)) for text in ("b", "c", "d")]

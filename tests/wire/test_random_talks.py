@@ -42,6 +42,7 @@ class Client:
     system: str = ""
     is_streaming: bool = False
     names_its_chat: bool = False
+    says_that_it_sends_history: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -71,6 +72,7 @@ CLIENTS = (
     Client(name="keeps thoughts in the text", message=_with_thoughts),
     Client(name="trims and names", message=_trimmed, system="Be brief.\n"),
     Client(name="names its chat", names_its_chat=True, is_streaming=True, system="Be brief."),
+    Client(name="names its chat and says how", names_its_chat=True, says_that_it_sends_history=True),
 )
 
 
@@ -82,6 +84,7 @@ class Talk:
         self.client = client
         self.chats = [ChatClient(http=http, headers=self._named()) for _ in range(2)]
         self.chat = self.chats[0]
+        self.have_sent_history: list[ChatClient] = []
         self.gates: list[Gate] = []
         server.on_message = lambda _, text: self._moves(text)
 
@@ -144,6 +147,8 @@ class Talk:
             assert reply.status_code == 502
 
     def _asked(self, messages: Messages, *, stream: bool | None = None, **headers: str) -> Any:
+        if len(messages) > 1:
+            self.have_sent_history.append(self.chat)
         body = {
             "model": "openhands_chat",
             "messages": self.client.sends(messages),
@@ -152,11 +157,12 @@ class Talk:
         return self.chat.http.stream("POST", CHAT, json=body, headers=self.chat.headers | headers)
 
     def _cut(self, number: int, *, keeps_question: bool = False) -> None:
-        # A chat that is named and sends nothing of what came before goes on as it is.
-        first = 1 if self.client.names_its_chat else 0
-        for _ in range(first + 1 - len(self._questions())):
+        # A client that names its chat has to have shown, or to say, that it leaves nothing out: what it sends alone
+        # goes on in the chat until then.
+        is_known = not self.client.names_its_chat or self.client.says_that_it_sends_history
+        while not self._questions() or not (is_known or self.chat in self.have_sent_history):
             self._say()
-        index = self._questions()[first:][number % (len(self._questions()) - first)]
+        index = self._questions()[number % len(self._questions())]
         self.chat.messages = self.chat.messages[: index + keeps_question]
         if keeps_question:  # what made it fail or hang is over
             self.chat.messages[-1] = user(self.chat.messages[-1]["content"].split()[0])
@@ -165,7 +171,8 @@ class Talk:
         return [index for index, message in enumerate(self.chat.messages) if message["role"] == "user"]
 
     def _named(self) -> dict[str, str]:
-        return {"X-Conversation-Id": f"chat-{next(_words)}"} if self.client.names_its_chat else {}
+        says = {"X-Gateway-Sends-History": "true"} if self.client.says_that_it_sends_history else {}
+        return {"X-Conversation-Id": f"chat-{next(_words)}", **says} if self.client.names_its_chat else {}
 
     def _moves(self, text: str) -> list[Any]:
         last = text.rsplit("\n", 1)[-1]

@@ -269,25 +269,6 @@ def test_a_schema_that_cannot_be_used_is_named(http: httpx.Client) -> None:
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "text.format.schema")
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"tools": []},
-        {"tool_choice": "auto"},
-        {"include": ["reasoning.encrypted_content"]},
-        {"truncation": "disabled"},
-        {"service_tier": "flex"},
-        {"prompt_cache_key": "k"},
-        {"stream_options": {"include_obfuscation": False}},
-        {"text": {"format": {"type": "text"}, "verbosity": "low"}},
-        {"unknown": 1},
-        {"context_management": []},
-    ],
-)
-def test_what_has_no_effect_is_taken(http: httpx.Client, body: dict[str, Any]) -> None:
-    assert http.post(RESPONSES, json=ask() | body).status_code == 200
-
-
 def test_r14_a_failing_run_is_an_error_that_nobody_repeats(
     client_with: Callable[..., OpenAI], agent_server: FakeAgentServer
 ) -> None:
