@@ -160,10 +160,10 @@ class DayFilter(_OpenFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         if self.first:
-            queryset = queryset.filter(**{f"{self.column}__gte": _begin_of(dt.date.fromisoformat(self.first))})
+            queryset = queryset.filter(**{f"{self.column}__gte": begin_of(dt.date.fromisoformat(self.first))})
         if self.last:
             after = dt.date.fromisoformat(self.last) + dt.timedelta(days=1)
-            queryset = queryset.filter(**{f"{self.column}__lt": _begin_of(after)})
+            queryset = queryset.filter(**{f"{self.column}__lt": begin_of(after)})
         return queryset
 
 
@@ -179,7 +179,8 @@ def _day(text: Any) -> str:
     return day.isoformat() if 1970 <= day.year < 9999 else ""
 
 
-def _begin_of(day: dt.date) -> dt.datetime:
+def begin_of(day: dt.date) -> dt.datetime:
+    """Return the moment a day begins in the viewer's time zone."""
     return timezone.make_aware(dt.datetime.combine(day, dt.time.min))
 
 
