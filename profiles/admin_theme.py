@@ -89,6 +89,10 @@ class ChangeList(ThemedChangeList):
     """The list behind every list page of ours."""
 
     def get_results(self, request: HttpRequest) -> None:
+        if not _is_page(request):
+            # Totals and files are of the whole selection: a page of it, and its length, would cost as much again.
+            self.result_count, self.result_list = 0, []
+            return
         super().get_results(request)
         if not self.has_active_filters and not self.query:
             # Without the second count the theme would offer “Show all” on a list that shows all.
@@ -198,6 +202,12 @@ def as_uuid(term: str) -> UUID | None:
         return UUID(term.strip())
     except ValueError:
         return None
+
+
+def _is_page(request: HttpRequest) -> bool:
+    """Whether a page of a list is to be shown."""
+    match = request.resolver_match
+    return match is None or (match.url_name or "").endswith("_changelist")
 
 
 def is_list(request: HttpRequest) -> bool:

@@ -19,7 +19,7 @@ from django.urls import path, reverse
 from django.utils import timezone
 
 from chatgateway import readings
-from chatgateway.admin import exports, selection, text_search, turn_files, turn_parts, turn_story
+from chatgateway.admin import exports, reports, selection, text_search, turn_files, turn_parts, turn_story
 from chatgateway.admin.filters import (
     EndUserFilter,
     FromClientFilter,
@@ -112,10 +112,13 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
 
     def get_urls(self) -> list[Any]:
         totals = path("totals/", self.admin_site.admin_view(self.totals), name="chatgateway_conversation_totals")
-        return [totals, *exports.urls(self, self._turns_of_chosen), *super().get_urls()]
+        return [totals, *exports.urls(self, self._turns_of_chosen), *reports.urls(self), *super().get_urls()]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        above = {"selection": selection.above_list(request, "conversation"), "search_told": text_search.told(request)}
+        above = {
+            "selection": selection.above_list(request, "conversation"),
+            "search_told": text_search.told(request, "Conversations with a turn that has"),
+        }
         return text_search.noted(request, super().changelist_view(request, {**(extra_context or {}), **above}))
 
     def totals(self, request: HttpRequest) -> HttpResponse:
@@ -197,6 +200,7 @@ class ConversationAdmin(ReadOnlyAdmin[Conversation]):
             "source": _source(row),
             "branches": _branches(row),
             "zone": timezone.get_current_timezone_name(),
+            "report_url": selection.report_url(request, tenant=row.tenant_id, end_user=row.end_user),
         }
         return TemplateResponse(request, "chatgateway/admin/conversation.html", context)
 

@@ -8,11 +8,11 @@ from decimal import Decimal
 from typing import Any
 
 from django.contrib.admin import SimpleListFilter
-from django.db.models import F, Q, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Sum
 from django.http import HttpRequest
 from django.utils import timezone
 
-from chatgateway.admin.selection import DAY_FROM, DAY_TO
+from chatgateway.admin.selection import DAY_FROM, DAY_TO, UNPRICED
 from chatgateway.models import Event, Turn
 from profiles.admin_theme import Choice, ChoiceFilter
 
@@ -30,16 +30,12 @@ def _periods(column: str) -> tuple[Choice, ...]:
     )
 
 
-def _more_than(column: str, amount: str) -> Callable[[], Q]:
-    return lambda: Q(**{f"{column}__gt": Decimal(amount)})
-
-
-def _amounts(column: str) -> tuple[Choice, ...]:
+def _amounts(more_than: Callable[[str], Q]) -> tuple[Choice, ...]:
     return (
-        Choice("0.01", "More than $0.01", _more_than(column, "0.01")),
-        Choice("0.1", "More than $0.10", _more_than(column, "0.1")),
-        Choice("1", "More than $1", _more_than(column, "1")),
-        Choice("10", "More than $10", _more_than(column, "10")),
+        Choice("0.01", "More than $0.01", lambda: more_than("0.01")),
+        Choice("0.1", "More than $0.10", lambda: more_than("0.1")),
+        Choice("1", "More than $1", lambda: more_than("1")),
+        Choice("10", "More than $10", lambda: more_than("10")),
     )
 
 
@@ -73,7 +69,7 @@ class CostFilter(ChoiceFilter):
     title = "cost"
     parameter_name = "cost"
     offers = (
-        *_amounts("cost_usd"),
+        *_amounts(lambda amount: Q(cost_usd__gt=Decimal(amount))),
         # Something was spent, and nobody knows how much.
         Choice(
             "unknown", "Unknown", lambda: Q(cost_usd__isnull=True) & (Q(input_tokens__gt=0) | Q(output_tokens__gt=0))
@@ -87,23 +83,46 @@ class StartedFilter(ChoiceFilter):
     offers = _periods("created_at")
 
 
+# Turns are filtered and grouped once, not asked for anew for each conversation: over a large record, the list's own
+# columns took ten times as long.
+_IN_CONVERSATIONS = Turn.objects.filter(conversation__isnull=False).order_by()
+
+
+def _whose(turns: QuerySet[Turn, Any]) -> Q:
+    """Conversations that one of these turns belongs to."""
+    return Q(pk__in=turns.values("conversation"))
+
+
+def _ended_with(outcome: str) -> Q:
+    later = _IN_CONVERSATIONS.filter(conversation=OuterRef("conversation"), arrival__gt=OuterRef("arrival"))
+    return _whose(_IN_CONVERSATIONS.filter(~Exists(later), outcome=outcome))
+
+
+def _cost_more_than(amount: str) -> Q:
+    sums = _IN_CONVERSATIONS.values("conversation").annotate(sum=Sum("cost_usd"))
+    return _whose(sums.filter(sum__gt=Decimal(amount)))
+
+
 class LastOutcomeFilter(ChoiceFilter):
-    """By how the conversation's last turn ended; the list has it as `outcome`."""
+    """By how the conversation's last turn ended."""
 
     title = "last outcome"
     parameter_name = "last"
     offers = tuple(
-        Choice(outcome.value, outcome.label, lambda value=outcome.value: Q(outcome=value))  # type: ignore[misc]
+        Choice(outcome.value, outcome.label, lambda value=outcome.value: _ended_with(value))  # type: ignore[misc]
         for outcome in Turn.Outcome
     )
 
 
 class SumFilter(ChoiceFilter):
-    """By what the conversation's turns cost together; the list has it as `cost`."""
+    """By what the conversation's turns cost together."""
 
     title = "cost"
     parameter_name = "cost"
-    offers = (*_amounts("cost"), Choice("unknown", "Partly unknown", lambda: Q(n_unpriced__gt=0)))
+    offers = (
+        *_amounts(_cost_more_than),
+        Choice("unknown", "Partly unknown", lambda: _whose(_IN_CONVERSATIONS.filter(UNPRICED))),
+    )
 
 
 class _OpenFilter(SimpleListFilter):
@@ -141,10 +160,10 @@ class DayFilter(_OpenFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         if self.first:
-            queryset = queryset.filter(**{f"{self.column}__gte": _begin_of(dt.date.fromisoformat(self.first))})
+            queryset = queryset.filter(**{f"{self.column}__gte": begin_of(dt.date.fromisoformat(self.first))})
         if self.last:
             after = dt.date.fromisoformat(self.last) + dt.timedelta(days=1)
-            queryset = queryset.filter(**{f"{self.column}__lt": _begin_of(after)})
+            queryset = queryset.filter(**{f"{self.column}__lt": begin_of(after)})
         return queryset
 
 
@@ -160,7 +179,8 @@ def _day(text: Any) -> str:
     return day.isoformat() if 1970 <= day.year < 9999 else ""
 
 
-def _begin_of(day: dt.date) -> dt.datetime:
+def begin_of(day: dt.date) -> dt.datetime:
+    """Return the moment a day begins in the viewer's time zone."""
     return timezone.make_aware(dt.datetime.combine(day, dt.time.min))
 
 

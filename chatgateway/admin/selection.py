@@ -6,6 +6,7 @@ import datetime as dt
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlencode
 
 from django.db.models import Count, Q, QuerySet, Sum
 from django.http import HttpRequest, HttpResponse, QueryDict
@@ -124,8 +125,17 @@ def above_list(request: HttpRequest, model_name: str) -> dict[str, Any]:
         "span": span_filter.told(request.GET.get(span_filter.PARAMETER, "")),
         "without_span": f"?{_without(request, span_filter.PARAMETER).urlencode()}",
         "zone": timezone.get_current_timezone_name(),
+        "report_url": report_url(request, tenant=request.GET.get(TENANT), end_user=request.GET.get("end_user", "")),
         "exports": _exports(request, model_name) if request.user.has_perm(EXPORT_PERMISSION) else [],
     }
+
+
+def report_url(request: HttpRequest, *, tenant: Any, end_user: str) -> str:
+    """Return where a report is asked for, with some of it filled in; empty for people who may not have reports."""
+    if not request.user.has_perm(EXPORT_PERMISSION):
+        return ""
+    query = urlencode({name: value for name, value in (("tenant", tenant), ("end_user", end_user)) if value})
+    return f"{reverse('admin:chatgateway_conversation_report')}?{query}"
 
 
 def _exports(request: HttpRequest, model_name: str) -> list[tuple[str, str]]:

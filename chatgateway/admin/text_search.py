@@ -17,12 +17,12 @@ from django.utils.safestring import SafeString
 
 from chatgateway import readings, turn_texts
 from chatgateway.admin import exports
-from chatgateway.models import Attempt, Turn, TurnText
+from chatgateway.models import Attempt, Conversation, Turn, TurnText
 from chatgateway.words import Query
 from profiles.admin_theme import ChangeList, as_uuid
 
-_HELP = "Words of questions and answers; an id; an end user"
-_HELP_WITHOUT_TEXTS = "Id of a request, completion or conversation; an end user"
+_HELP = "Words asked or answered; id; end user"
+_HELP_WITHOUT_TEXTS = "Id of a call or conversation; end user"
 # Of an excerpt, around the first place.
 _BEFORE, _AFTER = 60, 180
 # Of a text in which places are looked for.
@@ -64,7 +64,11 @@ def conversations_found(request: HttpRequest, term: str) -> Q:
     if (wanted := as_uuid(term)) is not None:
         return Q(pk=wanted)
     turns = Turn.objects.filter(turns_found(request, term), conversation__isnull=False)
-    return Q(pk__in=turns.order_by().values("conversation")) | Q(end_user=term) | Q(profile_slug=term)
+    found = Q(pk__in=turns.order_by().values("conversation"))
+    for what in ("end_user", "profile_slug"):
+        if Conversation.objects.filter(**{what: term}).exists():
+            found |= Q(**{what: term})
+    return found
 
 
 def _said(query: Query) -> Q:
@@ -76,12 +80,12 @@ def help_for(request: HttpRequest) -> str:
     return _HELP if readings.may_read(request) else _HELP_WITHOUT_TEXTS
 
 
-def told(request: HttpRequest) -> str:
-    """Say above a list how words were searched for; empty where none were."""
+def told(request: HttpRequest, what: str) -> str:
+    """Say above a list of `what` how words were searched for; empty where none were."""
     if not query_of(request, request.GET.get("q", "")):
         return ""
     return (
-        "Turns that have all the words in question and answer. Case and accents do not count; "
+        f"{what} all the words in question and answer. Case and accents do not count; "
         "“some words” stand together, beg* is the beginning of a word."
     )
 
@@ -143,7 +147,7 @@ class FoundTurns(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         query = query_of(request, self.query)
-        if query:
+        if query and self.result_list:
             turns = list(self.result_list)
             found = places_in(turns, query)
             for turn in turns:

@@ -159,7 +159,10 @@ class TurnAdmin(ReadOnlyAdmin[Turn]):
     # --- above the list ---------------------------------------------------------------------------------------------
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        above = {"selection": selection.above_list(request, "turn"), "search_told": text_search.told(request)}
+        above = {
+            "selection": selection.above_list(request, "turn"),
+            "search_told": text_search.told(request, "Turns that have"),
+        }
         return text_search.noted(request, super().changelist_view(request, {**(extra_context or {}), **above}))
 
     def totals(self, request: HttpRequest) -> HttpResponse:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.db import models
 from django.db.models import Count, OuterRef, Subquery
 from django.db.models.functions import Coalesce
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseRedirect
+from django.http.response import HttpResponseBase
+from django.urls import reverse
 
 from profiles import ceilings
 from profiles.admin import ceiling_bars
 from profiles.admin.profile_pages import forget_everything
 from profiles.admin.recorded import RecordedAdmin
-from profiles.admin_theme import ReadOnlyAdmin, column, moment
+from profiles.admin_theme import ReadOnlyAdmin, column, detail_action, moment
 from profiles.models import ApiKey, ApiKeySecret, FailedAuthentication, Profile, Tenant
 
 
@@ -28,6 +32,7 @@ class TenantAdmin(RecordedAdmin[Tenant]):
     search_fields = ("name",)
     readonly_fields = ("used_of_ceilings",)
     actions = None
+    actions_detail = ["report"]
     add_fieldsets = (
         (None, {"fields": ("name", "notes")}),
         ("Ceilings of all its keys together", {"fields": ceilings.COLUMNS}),
@@ -59,6 +64,15 @@ class TenantAdmin(RecordedAdmin[Tenant]):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         is_in_use = isinstance(obj, Tenant) and (obj.api_keys.exists() or obj.conversations.exists())
         return super().has_delete_permission(request, obj) and not is_in_use
+
+    def has_report_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return request.user.has_perm("chatgateway.export_turn")
+
+    @detail_action("Report", path="report", icon="summarize", permissions=("report",))
+    def report(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
+        """What agents did for the tenant, as a file."""
+        query = urlencode({"tenant": unquote(object_id)})
+        return HttpResponseRedirect(f"{reverse('admin:chatgateway_conversation_report')}?{query}")
 
     @column("keys", ordering="n_keys")
     def keys(self, tenant: Tenant) -> int:

@@ -45,7 +45,9 @@ RUNNING = {
     "chatgateway_agentserver_activate", "chatgateway_agentserver_disable",
     *(f"chatgateway_taskrun_{page}" for page in SEEN),
 }  # fmt: skip
-EXPORTS = {f"chatgateway_{rows}_export_{form}" for rows in ("turn", "conversation") for form in ("csv", "jsonl")}
+EXPORTS = {"chatgateway_conversation_report", "profiles_tenant_report"} | {
+    f"chatgateway_{rows}_export_{form}" for rows in ("turn", "conversation") for form in ("csv", "jsonl")
+}
 OWN = {
     "administrator": RUNNING
     | ACCOUNTS

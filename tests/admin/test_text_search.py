@@ -115,7 +115,7 @@ def test_the_list_shows_where_the_words_stand_and_none_of_it_is_live(admin: Clie
     assert "the <mark>Größe</mark> of &lt;script&gt;<mark>alert</mark>(&#x27;x&#x27;)" in html
     assert "<script>alert" not in html
     assert "<b>Answered</b>" not in html
-    assert "Words of questions and answers" in html
+    assert "Words asked or answered; id; end user" in html
     assert "stand together" in html
 
 
@@ -144,7 +144,7 @@ def test_who_may_not_read_texts_does_not_learn_by_searching_what_they_say(two: l
     assert kept(operator, TURNS, q="user0") == {two[0].pk}
     assert operator.get(reverse("admin:chatgateway_turn_totals"), {"q": "invoice"}).context["totals"].turns == 0
     assert "<mark>" not in html
-    assert "Words of" not in html
+    assert "Words asked" not in html
     assert not TranscriptReading.objects.exists()
 
 

@@ -22,7 +22,7 @@ LEAST_HEIGHT = 900
 PASSWORD = "a long password"
 # What docs/images holds, light and wide: which page each is of, and how much of it.
 IN_DOCS = {
-    "overview.png": ("overview-7-days", 1780),
+    "overview.png": ("overview-7-days", 1640),
     "turns.png": ("list-turn", 900),
     "turn.png": ("turn", 900),
     "conversation.png": ("conversation", 900),

@@ -6,12 +6,14 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from django.contrib.auth.models import User
 
 from chatgateway.models import TranscriptReading
-from tests.admin.test_pages import history
+from profiles.models import Tenant
+from tests.admin.test_pages import HOSTILE, history
 from tests.admin.test_turn_pages import turn_with
 from tests.browser.chromium import Visit, browse
 from tests.gateway_process import LiveGateway
@@ -50,3 +52,32 @@ def test_what_the_list_shows_is_downloaded_whole(gateway: LiveGateway, root: Use
     assert len(lines.splitlines()) == 60
     assert complaints == []
     assert [reading.turns for reading in TranscriptReading.objects.filter(what="export")] == [60, 60]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(420, "dark"), (1200, "light")])
+def test_a_report_is_asked_for_and_reads_by_itself(
+    gateway: LiveGateway, root: User, tmp_path: Path, width: int, scheme: Literal["light", "dark"]
+) -> None:
+    history(2)  # of two tenants, with hostile texts
+    tenant = Tenant.objects.earliest("pk")
+    file = tmp_path / "report.html"
+
+    def steps(visit: Visit) -> str:
+        visit.sign_in()
+        visit.open(f"chatgateway/conversation/?tenant__id__exact={tenant.pk}")
+        visit.page.get_by_role("link", name="Report …").click()
+        with visit.page.expect_download() as coming:
+            visit.page.get_by_role("button", name="Make the report").click()
+        coming.value.save_as(file)
+        visit.url = file.as_uri()
+        visit.page.goto(file.as_uri())
+        assert visit.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        dark = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (dark == "rgb(17, 24, 39)") == (scheme == "dark")  # its own style is let in by its policy
+        return visit.page.inner_text("body")
+
+    text, complaints = browse(gateway.url, steps, width=width, scheme=scheme)
+
+    assert f"What agents did for tenant {tenant.name}" in text
+    assert HOSTILE in text
+    assert complaints == []
