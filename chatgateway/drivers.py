@@ -19,7 +19,7 @@ import aiohttp
 from django.db import close_old_connections
 from django.db.utils import Error as DatabaseError
 
-from chatgateway import audit, servers
+from chatgateway import agents, audit, servers
 from chatgateway.agent_session import AgentSession
 from chatgateway.agentserver.client import AgentServerClient, new_http_session
 from chatgateway.driver import Driver
@@ -27,13 +27,16 @@ from chatgateway.errors import AgentServerUnavailable
 from chatgateway.file_changes import Comparisons
 from chatgateway.follower import Follower, FrameFollower, replay
 from chatgateway.frame_log import FrameLog
+from chatgateway.head_start import HeadStart, HeadStarts
 from chatgateway.housekeeping import Chore, Housekeeper
 from chatgateway.kept_feeds import KeptFeeds
 from chatgateway.live import LiveTurn
 from chatgateway.models import AgentServer, Conversation, Turn
+from chatgateway.openai_api.chat_request import LlmOverrides
 from chatgateway.preparation import Assignment
 from chatgateway.turn_events import TurnFailed
 from chatgateway.writer import writer
+from profiles.models import Profile
 
 logger = logging.getLogger(__name__)
 
@@ -186,6 +189,24 @@ class Drivers:
         if self._http is None or self._http.closed:
             self._http = new_http_session()
         return AgentServerClient(base_url=server.url, session_api_key=server.session_api_key.reveal(), http=self._http)
+
+    def head_starts(self) -> HeadStarts:
+        return HeadStarts(remove=lambda one: self.later(one.take_back()))
+
+    def head_start(
+        self,
+        *,
+        server: AgentServer,
+        conversation: Conversation,
+        profile: Profile,
+        overrides: LlmOverrides,
+        instructions: str,
+    ) -> HeadStart:
+        """Begin to create a conversation whose turn is not committed yet."""
+        spec = agents.agent_for(
+            profile=profile, conversation=conversation, server=server, overrides=overrides, instructions=instructions
+        )
+        return HeadStart(self.client(server), conversation.pk, spec, server_id=server.pk)
 
     # --- the queue ----------------------------------------------------------------------------------------------
 
