@@ -218,17 +218,18 @@ def _measured(name: str, path: str, plan: Plan) -> Page:
 
 
 def _cpu_seconds() -> float:
-    """The processor's time of this process, and of the one that serves its connection if that is on this machine."""
+    """The processor's time of this process, and of those that serve its connections if they are on this machine."""
     from django.db import connection
 
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_backend_pid()")
-        (pid,) = cursor.fetchone()
-    stat = Path(f"/proc/{pid}/stat")
-    if not stat.exists() or "postgres" not in stat.read_text().partition(")")[0]:
-        return time.process_time()
-    user, system = stat.read_text().rpartition(")")[2].split()[11:13]
-    return time.process_time() + (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        cursor.execute("SELECT pid FROM pg_stat_activity WHERE datname = current_database()")
+        stats = [Path(f"/proc/{pid}/stat") for (pid,) in cursor.fetchall()]
+    ticks = 0
+    for text in [stat.read_text() for stat in stats if stat.exists()]:
+        name, _, fields = text.rpartition(")")
+        if "postgres" in name:
+            ticks += sum(int(number) for number in fields.split()[11:13])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _asking(path: str) -> Callable[[], None]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from chatgateway.agentserver.schemas import (
     TextPart,
 )
 from chatgateway.agentserver.translate import Translator
+from chatgateway.head_start import HeadStart
 from chatgateway.kept_feeds import FeedKey, KeptFeeds
 from chatgateway.models import AgentServer, Conversation
 from chatgateway.openai_api import transcript
@@ -88,7 +88,7 @@ class AgentSession:
         self._translator: Translator | None = None
         self._kept_feeds = kept_feeds
         self._may_keep_feed = False
-        self._ahead: deque[list[Frame]] = deque()  # read while the message was sent
+        self._ahead: list[list[Frame]] = []  # read while the message was sent
 
     async def __aenter__(self) -> Self:
         return self
@@ -112,9 +112,12 @@ class AgentSession:
         """Say that the run ended well: the feed may serve the conversation's next turn."""
         self._may_keep_feed = True
 
-    async def start(self, spec: AgentSpec, *, template: str) -> None:
-        """Create the conversation, or find the one an interrupted attempt of ours created."""
-        created = await self.client.create_conversation(self.conversation_id, spec, timeout_seconds=CALL_SECONDS)
+    async def start(self, spec: AgentSpec, *, template: str, head_start: HeadStart | None = None) -> None:
+        """Create the conversation, unless that is under way, or find the one an interrupted attempt of ours created."""
+        if head_start is not None:
+            created = await head_start.created()
+        else:
+            created = await self.client.create_conversation(self.conversation_id, spec, timeout_seconds=CALL_SECONDS)
         if not created.is_new and created.info.tags.get("incarnation") != str(self.incarnation):
             # A copy that an earlier incarnation left behind: its history is not this one's.
             await self.client.delete(self.conversation_id, timeout_seconds=CALL_SECONDS)
@@ -317,7 +320,7 @@ class AgentSession:
         if self._feed.replayed:
             yield self._batch([*self._feed.replayed])
         while self._ahead:
-            yield await self._batch_and_run(self._ahead.popleft())
+            yield await self._batch_and_run(self._ahead.pop(0))
         async for frames in self._feed:
             yield await self._batch_and_run(frames)
 

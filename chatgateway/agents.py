@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from chatgateway.agentserver.schemas import AgentSpec, LlmSpec
@@ -16,8 +17,7 @@ from profiles.models import Profile
 
 def llm_for(profile: Profile, overrides: LlmOverrides) -> LlmSpec:
     """Return the LLM of the agent: the profile's, with what the caller may and did override."""
-    prices = profile.prices()
-    per_token = {name: float(Decimal(price) / 1_000_000) for name, price in prices.items()}
+    per_token = {name: _per_token(price) for name, price in profile.prices().items()}
     allowed = overrides if profile.allows_overrides else LlmOverrides()
     return LlmSpec(
         model=profile.llm_model,
@@ -34,6 +34,12 @@ def llm_for(profile: Profile, overrides: LlmOverrides) -> LlmSpec:
         input_cost_per_token=per_token.get("input"),
         output_cost_per_token=per_token.get("output"),
     )
+
+
+@lru_cache(256)
+def _per_token(price: str) -> float:
+    # Remembered, because `decimal` makes a context for each task that it is used in: one for every open stream.
+    return float(Decimal(price) / 1_000_000)
 
 
 def agent_for(

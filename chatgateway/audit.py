@@ -1,4 +1,4 @@
-"""The record of turns: opened before an agent-server is called, closed exactly once. The only writer of `Turn`,
+"""The record of turns: opened before an agent is set to work, closed exactly once. The only writer of `Turn`,
 `Attempt`, `Event`, `Message` and `Image` rows, together with `past`, which writes what was over before it was written;
 `removal` alone takes away what they wrote.
 
@@ -183,6 +183,13 @@ def record_refusal(*, arrival: Arrival, asked: Asked, error: GatewayError, profi
     _attach(turn, arrival, detached_at=now)
     turn_texts.write([turn])
     return turn
+
+
+def lighten(turn: Turn) -> None:
+    """Let go of what the row has and the end of a run does not ask for: a run may be long, and there may be many."""
+    turn.profile_snapshot = {name: turn.profile_snapshot.get(name) for name in ("slug", "llm_model")}
+    if not turn.is_response:
+        turn.parameters = {}
 
 
 def assign(turn: Turn, server: AgentServer) -> None:

@@ -88,6 +88,7 @@ class Driver:
         self._frame_log = frame_log  # of a response: what it shows is written down
         self._max_steps = assignment.max_tool_calls
         self._preparation = Preparation(assignment)
+        audit.lighten(assignment.turn)
         self._attached = assignment.attached
         self._form = assignment.form
         self._sessions = sessions
@@ -297,6 +298,7 @@ class Driver:
                 await self._send(session)
             if self._preparation.is_rebuilt:
                 self.run.baseline = {}  # its tokens are counted from 0 again
+            self._preparation.let_go()
         await self._follow(session)
         await corrections.have_it_as_asked(self.run, self._form.output, session, self._follow)
 
@@ -321,6 +323,8 @@ class Driver:
         while True:
             async for batch in session.batches():
                 self.run.cursor = session.cursor
+                if self._accepted is not None and self._accepted.is_over:
+                    self._accepted = None
                 self._record(batch.durable)
                 self._publish([shown for event in batch.events for shown in self._take(event)])
                 if self.run.ended is not None:
@@ -433,7 +437,7 @@ class Driver:
         if frame_log is not None:
             frame_log.publish_rest()
         assert ending.answered is not None or ending.error is not None
-        self._publish_end(ending.answered or to_failed(cast("GatewayError", ending.error)))
+        self._publish_end(ending.answered or to_failed(cast("GatewayError", ending.error), usage=ending.usage))
 
     def _withdraw_accepted(self) -> None:
         if self._accepted is not None:

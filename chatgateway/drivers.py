@@ -19,7 +19,7 @@ import aiohttp
 from django.db import close_old_connections
 from django.db.utils import Error as DatabaseError
 
-from chatgateway import audit, servers
+from chatgateway import agents, audit, servers
 from chatgateway.agent_session import AgentSession
 from chatgateway.agentserver.client import AgentServerClient, new_http_session
 from chatgateway.driver import Driver
@@ -27,13 +27,16 @@ from chatgateway.errors import AgentServerUnavailable
 from chatgateway.file_changes import Comparisons
 from chatgateway.follower import Follower, FrameFollower, replay
 from chatgateway.frame_log import FrameLog
+from chatgateway.head_start import HeadStart, HeadStarts
 from chatgateway.housekeeping import Chore, Housekeeper
 from chatgateway.kept_feeds import KeptFeeds
 from chatgateway.live import LiveTurn
 from chatgateway.models import AgentServer, Conversation, Turn
+from chatgateway.openai_api.chat_request import LlmOverrides
 from chatgateway.preparation import Assignment
 from chatgateway.turn_events import TurnFailed
 from chatgateway.writer import writer
+from profiles.models import Profile
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,8 @@ LOOK_SECONDS = 1.0
 RENEW_EVERY = 4
 # Slots freed by other processes are noticed this fast; those freed here at once.
 QUEUE_POLL_SECONDS = 0.25
+# How soon a process that ends sees that nothing is left to wait for.
+DRAIN_LOOK_SECONDS = 0.1
 
 
 class Drivers:
@@ -64,12 +69,18 @@ class Drivers:
         self._following: set[asyncio.Task[None]] = set()
         self._chores: set[asyncio.Task[None]] = set()
         self._attached: set[str] = set()
+        self._opening: set[asyncio.Task[Any]] = set()  # requests that were let in and have no turn yet
         self._stop_renewing = threading.Event()
         self._renewer: threading.Thread | None = None
 
     def refuse_if_draining(self) -> None:
+        """Raise AgentServerUnavailable once this process ends; till then a drain waits for the turn of whoever asks."""
         if self.is_draining:
             raise AgentServerUnavailable("The gateway is restarting. Try again in a moment.", retry_after_seconds=2)
+        request = asyncio.current_task()
+        assert request is not None
+        self._opening.add(request)
+        request.add_done_callback(self._opening.discard)
 
     def start(self, assignment: Assignment) -> LiveTurn:
         """Drive a turn in a task of its own and return what there is to subscribe to."""
@@ -142,6 +153,7 @@ class Drivers:
 
     def attach(self, request_id: str) -> None:
         """A request waits in this process: its attempt's lease is renewed until `detach`."""
+        self._opening.discard(asyncio.current_task())  # it has its turn
         self._attached.add(request_id)
         self._renew()
 
@@ -177,6 +189,24 @@ class Drivers:
         if self._http is None or self._http.closed:
             self._http = new_http_session()
         return AgentServerClient(base_url=server.url, session_api_key=server.session_api_key.reveal(), http=self._http)
+
+    def head_starts(self) -> HeadStarts:
+        return HeadStarts(remove=lambda one: self.later(one.take_back()))
+
+    def head_start(
+        self,
+        *,
+        server: AgentServer,
+        conversation: Conversation,
+        profile: Profile,
+        overrides: LlmOverrides,
+        instructions: str,
+    ) -> HeadStart:
+        """Begin to create a conversation whose turn is not committed yet."""
+        spec = agents.agent_for(
+            profile=profile, conversation=conversation, server=server, overrides=overrides, instructions=instructions
+        )
+        return HeadStart(self.client(server), conversation.pk, spec, server_id=server.pk)
 
     # --- the queue ----------------------------------------------------------------------------------------------
 
@@ -261,8 +291,10 @@ class Drivers:
     async def drain(self, grace_seconds: float) -> None:
         """Admit nothing more, let turns end for a while, then leave the rest to whoever takes over their leases."""
         self.is_draining = True
-        if self._tasks or self._following:
-            await asyncio.wait({*self._tasks.values(), *self._following}, timeout=grace_seconds)
+        until = self._loop.time() + grace_seconds
+        # Again and again: a request that was let in before may open its turn only now.
+        while (busy := {*self._tasks.values(), *self._following, *self._opening}) and self._loop.time() < until:
+            await asyncio.wait(busy, timeout=min(until - self._loop.time(), DRAIN_LOOK_SECONDS))
         left = dict(self._tasks)
         # Whoever took over at once a turn whose message is under way would not find it in the agent-server's log yet,
         # and send it again. Such a turn keeps its lease, as if this process had been killed.

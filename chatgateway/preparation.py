@@ -11,7 +11,8 @@ from chatgateway import agents, audit, conversations, telling
 from chatgateway.agent_session import AgentSession, message_parts
 from chatgateway.agentserver.exceptions import ConversationMissing, Rejected
 from chatgateway.agentserver.schemas import AgentSpec
-from chatgateway.models import Conversation, Turn
+from chatgateway.head_start import HeadStart
+from chatgateway.models import AgentServer, Conversation, Turn
 from chatgateway.openai_api import structured_output
 from chatgateway.openai_api.answer_form import AnswerForm
 from chatgateway.openai_api.chat_request import LlmOverrides
@@ -34,9 +35,9 @@ class Assignment:
     """All a driver needs to know of a turn, so that it need not read it back from the database.
 
     `parts` is the message for an agent that goes on; `whole` for one that has to be made anew, None if the record is to
-    say it. `attached` says that the run was started by another process: it is followed, and nothing is sent. `form` is
-    what the answer is to look like, `instructions` a system text for this turn alone, `frames` what another process has
-    shown of a response.
+    say it. `head_start` is its conversation where that is being created already. `attached` says that the run was
+    started by another process: it is followed, and nothing is sent. `form` is what the answer is to look like,
+    `instructions` a system text for this turn alone, `frames` what another process has shown of a response.
     """
 
     turn: Turn
@@ -45,6 +46,7 @@ class Assignment:
     overrides: LlmOverrides
     parts: tuple[UserPart, ...]
     whole: Told | Later | None = None
+    head_start: HeadStart | None = None
     attached: bool = False
     form: AnswerForm = field(default_factory=AnswerForm)
     instructions: str = ""
@@ -67,6 +69,7 @@ class Preparation:
         self._overrides = assignment.overrides
         self._parts = self._message = assignment.parts
         self._whole = assignment.whole
+        self._head_start = assignment.head_start
         self._output = assignment.form.output
         self._instructions = assignment.instructions
         self._fenced = time.clock_gettime(_CLOCK)
@@ -149,7 +152,11 @@ class Preparation:
             has_directory = has_directory or was_left
         spec = self._spec()
         self.made_here = True
-        await session.start(spec, template="" if has_directory else self.profile.workspace_template)
+        await session.start(
+            spec,
+            template="" if has_directory else self.profile.workspace_template,
+            head_start=self._head_start_on(server),
+        )
         begun = self._note(
             state=Conversation.State.LIVE,
             agent_server=server,
@@ -159,6 +166,11 @@ class Preparation:
             instructions=self._instructions,
         )
         await asyncio.gather(begun, session.connect(after_seq=-1))
+
+    def _head_start_on(self, server: AgentServer) -> HeadStart | None:
+        """What was begun while the turn was committed, once: a second start is made for a reason."""
+        head_start, self._head_start = self._head_start, None
+        return head_start if head_start is not None and head_start.server_id == server.pk else None
 
     async def rebuild(self, session: AgentSession) -> None:
         """The conversation is lost, or its agent-server is: start it anew under its id, told from the audited turns."""
@@ -189,6 +201,11 @@ class Preparation:
             await self._note_llm()
         else:
             await session.send(parts)
+
+    def let_go(self) -> None:
+        """Forget the message, which the agent has now: it may hold a long history, and the run be long."""
+        self._parts = self._message = ()
+        self._whole = None
 
     async def complete(self, session: AgentSession) -> None:
         """Bring to its end what another process began of a fork."""

@@ -9,7 +9,7 @@ import aiohttp
 from celery import shared_task
 from django.utils import timezone
 
-from chatgateway import alerts, erasures, hourly, lifetime, retention, servers, turn_texts, turns
+from chatgateway import alerts, erasures, hourly, lifetime, retention, servers, strays, takeover, turn_texts
 from chatgateway.agentserver.client import AgentServerClient, new_http_session
 from chatgateway.agentserver.exceptions import AgentServerError
 from chatgateway.agentserver.schemas import ServerInfo
@@ -41,7 +41,7 @@ def probe_servers() -> str:
 @shared_task(name="chatgateway.tasks.recover_turns")
 def recover_turns() -> str:
     """Take over turns whose process died, where no gateway process has done so."""
-    return f"{asyncio.run(turns.recover())} turns taken over"
+    return f"{asyncio.run(takeover.recover())} turns taken over"
 
 
 @shared_task(name="chatgateway.tasks.expire_conversations")
@@ -56,6 +56,12 @@ def remove_leftovers() -> str:
     """Remove from agent-servers what conversations have left there."""
     done = lifetime.remove_leftovers()
     return f"{done.removed} removed, {done.kept} in use again, {done.failed} failed"
+
+
+@shared_task(name="chatgateway.tasks.remove_strays")
+def remove_strays() -> str:
+    """Remove from agent-servers what a process left there that died before its turn was committed."""
+    return f"{strays.remove_strays()} conversations without a turn removed"
 
 
 @shared_task(name="chatgateway.tasks.release_idempotency_keys")

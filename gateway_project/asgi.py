@@ -10,22 +10,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import closing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing, closing
+from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
 django.setup(set_prefix=False)
 
-from asgiref.sync import sync_to_async  # noqa: E402  Django must be set up before anything of ours is imported
+from asgiref.sync import ThreadSensitiveContext, sync_to_async  # noqa: E402  Django must be set up before anything of ours is imported
 from django.conf import settings  # noqa: E402
 from django.core.exceptions import RequestAborted  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest, get_script_prefix  # noqa: E402
 from django.db import close_old_connections  # noqa: E402
-from django.http import HttpRequest  # noqa: E402
+from django.http import HttpRequest, StreamingHttpResponse  # noqa: E402
 from django.http.response import HttpResponseBase  # noqa: E402
 from django.urls import set_script_prefix  # noqa: E402
 from django.utils import timezone  # noqa: E402
@@ -63,50 +65,93 @@ class ApiHandler(ASGIHandler):
         finally:
             settings.MIDDLEWARE = site
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
-        """Django's own, without the signals that look after database connections at both ends of a request.
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
+        """Django's own, in two parts: an open stream holds on to nothing of its request that it does not need
+        (measured: a fifth of its memory). And without the signals that look after database connections at both ends of
+        a request.
 
         They cost each request a thread, started and joined (measured: a quarter of a short turn's CPU on this side
         of the database). Nothing here holds a connection that long: `in_thread` and the writer close their own.
         """
         try:
+            async with ThreadSensitiveContext():
+                answer = await self._answer(scope, receive)
+            if answer is not None:
+                await self._deliver(answer, receive, send)
+        except BaseExceptionGroup as group:
+            if len(group.exceptions) == 1:
+                raise group.exceptions[0] from None
+            raise
+
+    async def _answer(self, scope: Scope, receive: Receive) -> _Answer | None:
+        """Return the response to a request; None if the client goes away before there is one."""
+        try:
             body_file = await self.read_body(receive)
         except RequestAborted:
-            return
+            return None
         with closing(body_file):
             set_script_prefix(get_script_prefix(scope))
             request, refusal = self.create_request(scope, body_file)
             if request is None:
                 assert refusal is not None
-                await self.send_response(refusal, send)
-                return
+                return _Answer(refusal)
+            span = tracing.begin_request(request)
+            response = None
             try:
-                await self._answer(request, receive, send)
-            except BaseExceptionGroup as group:
-                if len(group.exceptions) == 1:
-                    raise group.exceptions[0] from None
-                raise
+                async with asyncio.TaskGroup() as tasks:
+                    leaving = tasks.create_task(self.listen_for_disconnect(receive))
+                    response = await self.run_get_response(request)
+                    leaving.cancel()
+            except* RequestAborted:
+                pass
+            finally:
+                if response is None and span is not None:
+                    span.end(request, status=None)
+            if response is None:
+                return None
+            if response.streaming:
+                # Its body was read in full before the view was called.
+                request.close()
+                response._resource_closers.remove(request.close)  # type: ignore[attr-defined]
+            return _Answer(response, None if span is None else partial(span.end, request))
 
-    async def _answer(self, request: ASGIRequest, receive: Receive, send: Send) -> None:
-        response = None
+    async def _deliver(self, answer: _Answer, receive: Receive, send: Send) -> None:
+        response = answer.response
         was_sent = False
-        span = tracing.begin_request(request)
         try:
             async with asyncio.TaskGroup() as tasks:
                 leaving = tasks.create_task(self.listen_for_disconnect(receive))
-                response = await self.run_get_response(request)
-                await self.send_response(response, send)
+                if isinstance(response, StreamingHttpResponse) and response.is_async:
+                    await _send_stream(response, send)
+                else:
+                    await self.send_response(response, send)
                 was_sent = True
                 leaving.cancel()
         except* RequestAborted:
             pass
         finally:
-            if response is not None:
-                response.close()
-                if (delivery := getattr(response, "delivery", None)) is not None:
-                    delivery.over(was_sent=was_sent, is_connected=lambda: _is_connected(receive))
-            if span is not None:
-                span.end(request, status=None if response is None else response.status_code)
+            response.close()
+            if (delivery := getattr(response, "delivery", None)) is not None:
+                delivery.over(was_sent=was_sent, is_connected=lambda: _is_connected(receive))
+            if answer.end_span is not None:
+                answer.end_span(status=response.status_code)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    response: HttpResponseBase
+    end_span: Callable[..., None] | None = None
+
+
+async def _send_stream(response: StreamingHttpResponse, send: Send) -> None:
+    """As Django sends one whose pieces come from an async generator, with three objects fewer between the two."""
+    headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    del headers
+    async with aclosing(cast("AsyncGenerator[bytes]", response.streaming_content)) as content:
+        async for part in content:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body"})
 
 
 def _is_connected(receive: Receive) -> bool:
@@ -147,7 +192,7 @@ class LimitedBody:
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self._receive = receive
         self.cycle = getattr(receive, "__self__", None)  # uvicorn's, which knows the connection
-        self._headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        self._scope = scope
         self._seen = 0
         self._limit = UNKNOWN_CALLER_BYTES
         self._is_complete = False
@@ -171,7 +216,8 @@ class LimitedBody:
         return self._seen > self._limit
 
     def _caller_is_known(self) -> bool:
-        key_text = key_in_headers(self._headers)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self._scope["headers"]}
+        key_text = key_in_headers(headers)
         try:
             return key_text is not None and access.caller_for(key_text, now=timezone.now()) is not None
         except UnknownKey:

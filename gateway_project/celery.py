@@ -27,6 +27,7 @@ app.conf.beat_schedule = {
     "recover turns": {"task": "chatgateway.tasks.recover_turns", "schedule": 15.0},
     "expire conversations": {"task": "chatgateway.tasks.expire_conversations", "schedule": 60.0},
     "remove leftovers": {"task": "chatgateway.tasks.remove_leftovers", "schedule": 60.0},
+    "remove strays": {"task": "chatgateway.tasks.remove_strays", "schedule": 3600.0},
     "warn of ceilings": {"task": "chatgateway.tasks.warn_of_ceilings", "schedule": 60.0},
     "sum up hours": {"task": "chatgateway.tasks.sum_up_hours", "schedule": 300.0},
     "index texts": {"task": "chatgateway.tasks.index_texts", "schedule": 60.0},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 from types import FrameType
@@ -12,7 +13,7 @@ from django.conf import settings
 from django.db.utils import Error as DatabaseError
 from django.utils import timezone
 
-from chatgateway import drivers, tracing, turns
+from chatgateway import drivers, takeover, tracing
 from chatgateway.api_view import in_thread
 from chatgateway.writer import writer
 from gateway_project import open_files
@@ -79,8 +80,8 @@ class GatewayServer(uvicorn.Server):
 async def _adopt_forever(pause_seconds: float) -> None:
     while True:
         try:
-            await turns.adopt_expired()
-            await turns.free_slots()
+            await takeover.adopt_expired()
+            await takeover.free_slots()
         except Exception:
             # The outer edge of a background loop: the next round may fare better, and the log says what was wrong.
             logger.exception("turns of dead processes could not be taken over")
@@ -115,4 +116,9 @@ def run(*, host: str, port: int) -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.GATEWAY_SHUTDOWN_GRACE_SECONDS) + 2,
     )
+    config.load()
+    # What is there now stays until the end. Without it among them, the objects that requests leave behind in circles
+    # are found sooner, and in a hundredth of the time.
+    gc.collect()
+    gc.freeze()
     GatewayServer(config).run()

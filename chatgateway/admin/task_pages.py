@@ -20,6 +20,7 @@ PURPOSES = {
     "chatgateway.tasks.probe_servers": "Probe agent-servers",
     "chatgateway.tasks.expire_conversations": "End conversations that are idle or too many",
     "chatgateway.tasks.remove_leftovers": "Remove what they leave on agent-servers",
+    "chatgateway.tasks.remove_strays": "Remove agents whose turn was never opened",
     "chatgateway.tasks.release_idempotency_keys": "Release idempotency keys of a day ago",
     "chatgateway.tasks.warn_of_ceilings": "Warn of ceilings that are nearly used up",
     "chatgateway.tasks.sum_up_hours": "Sum up past hours for the overview",

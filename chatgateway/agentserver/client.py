@@ -206,6 +206,13 @@ class AgentServerClient:
         _, body = await self._rest.call("GET", path, missing=ConversationMissing, timeout_seconds=timeout_seconds)
         return _conversation(body)
 
+    async def idle_conversations(self, *, timeout_seconds: float) -> list[ConversationInfo]:
+        """Those whose agent has not been set to work, or has been and was put back to waiting; oldest first, 100 at
+        most."""
+        path = "/api/conversations/search?status=idle&sort_order=CREATED_AT&limit=100"
+        _, body = await self._rest.call("GET", path, timeout_seconds=timeout_seconds)
+        return [_conversation(item) for item in _object(body, "conversations/search").get("items") or []]
+
     async def send_message(
         self, conversation_id: UUID, parts: list[MessagePart], *, run: bool = True, timeout_seconds: float
     ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, Self
 from uuid import UUID
 
@@ -210,7 +210,8 @@ class ServerInfo:
 class ConversationInfo:
     """A conversation as the agent-server describes it.
 
-    `by_usage_id` is cumulative. `raw` is the whole answer; provider keys in it are masked by the agent-server.
+    `by_usage_id` is cumulative. `last_user_message_id` is None before the first message. `raw` is the whole answer;
+    provider keys in it are masked by the agent-server.
     Right after a message was posted, `execution_status` may still be the one before it.
     """
 
@@ -220,6 +221,8 @@ class ConversationInfo:
     working_dir: str
     tags: dict[str, str]
     by_usage_id: dict[str, TokenCounts]
+    last_user_message_id: str | None
+    created_at: datetime | None
     raw: Json = field(repr=False)
 
     @classmethod
@@ -233,6 +236,8 @@ class ConversationInfo:
             working_dir=str(workspace.get("working_dir", "")) if isinstance(workspace, dict) else "",
             tags=tags if isinstance(tags, dict) else {},
             by_usage_id=token_counts(body.get("stats")),
+            last_user_message_id=body.get("last_user_message_id"),
+            created_at=_moment(body.get("created_at")),
             raw=body,
         )
 
@@ -243,6 +248,15 @@ class CreatedConversation:
 
     is_new: bool
     info: ConversationInfo
+
+
+def _moment(text: Any) -> datetime | None:
+    """What the agent-server says in UTC; None for anything else."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def token_counts(stats: Any) -> dict[str, TokenCounts]:

@@ -20,7 +20,7 @@ RESPONSES = "responses"
 class Turn(models.Model):
     """One request to an agent, or the refusal of one, and what became of it.
 
-    Written by `audit` only: opened before an agent-server is called, closed exactly once however the turn ends.
+    Written by `audit` only: opened before an agent is set to work, closed exactly once however the turn ends.
     Requests that a client repeated because it lost the answer join the turn as further `Attempt` rows.
     """
 
@@ -239,7 +239,7 @@ class Turn(models.Model):
                 name="turn_began_unanswered",
                 condition=~Q(outcome__in=("answered", "refused")),
             ),
-            # servers.grant and turns.adopt_expired: open turns, a handful among millions
+            # servers.grant and takeover.adopt_expired: open turns, a handful among millions
             models.Index(fields=["arrival"], name="turn_open", condition=Q(outcome="open")),
             # servers.grant: closed turns whose run may still hold a slot
             models.Index(

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from chatgateway.openai_api.error_body import error_body
-from chatgateway.openai_api.sse import DATA, DONE, PING, data, json_bytes, json_text
+from chatgateway.openai_api.sse import DATA, DONE, END, PING, data, json_bytes, json_text
 from chatgateway.openai_api.usage import usage_object
 from chatgateway.turn_events import AnswerShown, ReasoningShown, ShownEvent, StepShown, TurnAnswered, TurnFailed
 
 _Channel = Literal["content", "reasoning_content"]
+_FIELDS: dict[_Channel, bytes] = {"content": b'{"content":', "reasoning_content": b'{"reasoning_content":'}
+_CHOICE, _FINISH = b',"choices":[{"index":0,"delta":', b',"finish_reason":'
+_USAGE, _NO_USAGE = b'}],"usage":null}' + END, b"}]}" + END
 
 
 class ChatStream:
@@ -33,18 +36,6 @@ class ChatStream:
         if service_tier_sent:
             head["service_tier"] = "default"
         self._head = DATA + json_bytes(head)[:-1]
-        usage = b',"usage":null' if include_usage else b""
-        delta = self._head + b',"choices":[{"index":0,"delta":'
-        self._role = delta + b'{"role":"assistant","content":""},"finish_reason":null}]' + usage + b"}\n\n"
-        self._before = {
-            "content": delta + b'{"content":',
-            "reasoning_content": delta + b'{"reasoning_content":',
-        }
-        self._after = b'},"finish_reason":null}]' + usage + b"}\n\n"
-        self._finish = {
-            reason: delta + b'{},"finish_reason":"' + reason.encode("ascii") + b'"}]' + usage + b"}\n\n"
-            for reason in ("stop", "length")
-        }
         self._include_usage = include_usage
         self._has_answer = False
         self._is_mid_line = False  # reasoning was sent, and did not end with a line break
@@ -52,7 +43,7 @@ class ChatStream:
 
     def opening(self) -> bytes:
         """What is sent at once, before the agent starts: clients see headers and a role, proxies see traffic."""
-        return PING + self._role
+        return PING + self._chunk(b'{"role":"assistant","content":""}')
 
     def ping(self) -> bytes:
         """A keep-alive; nothing after the end, for the body must end right after `[DONE]`."""
@@ -90,8 +81,16 @@ class ChatStream:
         text = "".join(pieces)
         pieces.clear()
         if text:
-            chunks.append(self._before[channel] + json_text(text) + self._after)
+            chunks.append(self._text(channel, text))
             self._has_answer = self._has_answer or channel == "content"
+
+    def _text(self, channel: _Channel, text: str) -> bytes:
+        return self._chunk(_FIELDS[channel] + json_text(text) + b"}")
+
+    def _chunk(self, delta: bytes, finish_reason: bytes = b"null") -> bytes:
+        # Put together for each, not kept ready: a thousand open streams would keep a thousand sets of them.
+        ending = _USAGE if self._include_usage else _NO_USAGE
+        return b"".join((self._head, _CHOICE, delta, _FINISH, finish_reason, ending))
 
     def _add_reasoning(self, pieces: list[str], event: ReasoningShown | StepShown) -> None:
         """A step stands on a line of its own, whatever was being thought when it began."""
@@ -109,11 +108,12 @@ class ChatStream:
         # A provider that does not stream, or a subscriber that came late: the answer arrives whole.
         unstreamed = b""
         if event.text and not self._has_answer:
-            unstreamed = self._before["content"] + json_text(event.text) + self._after
+            unstreamed = self._text("content", event.text)
         usage = b""
         if self._include_usage:
             usage = self._head + b',"choices":[],"usage":' + json_bytes(usage_object(event.usage)) + b"}\n\n"
-        return unstreamed + self._finish[event.finish_reason] + usage + DONE
+        finish = self._chunk(b"{}", b'"' + event.finish_reason.encode("ascii") + b'"')
+        return unstreamed + finish + usage + DONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,8 @@ A schema is a program that a stranger wrote, run on a text that a model wrote. I
 by `plain_json`; it refers to nothing outside itself; and whatever it does ends after CHECK_SECONDS: each keyword looks
 at the clock, patterns are matched by an engine that knows a time limit, and what cannot be bounded is refused by name.
 
-`jsonschema` takes a quarter of a second to import, so it is imported on first use; call these functions in a thread.
+`jsonschema` takes a quarter of a second to import and `regex` takes 8 MiB, so they are imported on first use; call
+these functions in a thread.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from functools import lru_cache
 from typing import Any
 
 import orjson
-import regex
 
 from chatgateway.errors import InvalidRequest
 from chatgateway.openai_api.canonical import canonical_json
@@ -141,6 +141,8 @@ def _objects_in(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _check_pattern(pattern: str) -> None:
+    import regex
+
     if len(pattern) > MAX_PATTERN_CHARS:
         raise _Unusable(f"a 'pattern' is longer than {MAX_PATTERN_CHARS} characters.")
     try:
@@ -173,6 +175,7 @@ def _timed(check: _Keyword) -> _Keyword:
 
 
 def _pattern(validator: Any, pattern: Any, instance: Any, _schema: Any) -> Iterator[Any]:
+    import regex
     from jsonschema.exceptions import ValidationError
 
     if not validator.is_type(instance, "string"):

@@ -11,6 +11,7 @@ _RUNS = (
     ("chatgateway.tasks.recover_turns", 15, "0 turns taken over"),
     ("chatgateway.tasks.expire_conversations", 60, "2 idle for too long, 0 beyond a server's limit"),
     ("chatgateway.tasks.remove_leftovers", 60, "2 removed, 0 in use again, 0 failed"),
+    ("chatgateway.tasks.remove_strays", 3600, "0 conversations without a turn removed"),
     ("chatgateway.tasks.sum_up_hours", 300, "0 hours summed"),
     ("chatgateway.tasks.release_idempotency_keys", 3600, "0 keys released"),
     ("profiles.tasks.refresh_catalogues", 86_400, "5 profiles looked up"),

@@ -11,7 +11,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ class FakeConversation:
     interrupts: int = 0
     forked_from: uuid.UUID | None = None
     counts_tokens: bool = True
+    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     on_change: Callable[[], None] = field(default=lambda: None, repr=False)
     listeners: set[asyncio.Queue[Json]] = field(default_factory=set, repr=False)
     task: asyncio.Task[None] | None = field(default=None, repr=False)
@@ -133,6 +134,7 @@ class FakeConversation:
             "leaf_event_id": self._leaf,
             "stats": self._stats(with_calls=True),
             "title": None,
+            "created_at": self.created_at.isoformat(),
             "tags": self.tags,
             "forked_from_conversation_id": str(self.forked_from) if self.forked_from else None,
             "agent": {**self.agent, "llm": {**self.llm, "api_key": None}},

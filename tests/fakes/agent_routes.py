@@ -109,9 +109,11 @@ class _Routes:
         found = [self._server.conversations.get(uuid.UUID(one)) for one in request.query.getall("ids")]
         return web.json_response([one.info() if one else None for one in found])
 
-    async def search(self, _: web.Request) -> web.Response:
+    async def search(self, request: web.Request) -> web.Response:
         items = [one.info() for one in self._server.conversations.values()]
-        return web.json_response({"items": items, "next_page_id": None})
+        status = request.query.get("status")
+        found = [item for item in items if status is None or item["execution_status"] == status]
+        return web.json_response({"items": found, "next_page_id": None})
 
     async def create(self, request: web.Request) -> web.Response:
         body: Json = await request.json()

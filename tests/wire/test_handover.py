@@ -12,7 +12,7 @@ import pytest
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from chatgateway import tasks, turns
+from chatgateway import takeover, tasks
 from chatgateway.models import AgentServer, Attempt, Turn
 from profiles.models import OnDisconnect
 from tests.fakes.agent_conversation import FakeConversation
@@ -216,7 +216,7 @@ def test_the_worker_follows_no_run_for_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings.GATEWAY_SHUTDOWN_GRACE_SECONDS = 0.1
-    monkeypatch.setattr(turns, "RECOVER_SECONDS", 0.5)
+    monkeypatch.setattr(takeover, "RECOVER_SECONDS", 0.5)
     gate = left_behind(http, served, agent_server, pool)
 
     tasks.recover_turns()
