@@ -138,11 +138,19 @@ def _narrowed_lists() -> Iterator[tuple[str, str]]:
     yield "turns of a tenant in a week", f"{turns}?tenant__id__exact={tenant.pk}&{week}"
     yield "turns with a tool", f"{turns}?tool=terminal"
     yield "turns of an end user", f"{turns}?end_user=noor"
+    yield "turns, a word of every third", f"{turns}?q=tests"
+    yield "turns, a phrase", f"{turns}?q=%22the+tests%22"
+    yield "turns, the beginning of a word", f"{turns}?q=te*"
+    yield "turns, words nobody said", f"{turns}?q=nobody+said"
     yield "turns, totals of all", f"{turns}totals/"
+    yield "turns, totals of those with a tool", f"{turns}totals/?tool=terminal"
+    yield "turns, totals of a word", f"{turns}totals/?q=tests"
     yield "turns, totals of a week", f"{turns}totals/?{week}"
     yield "conversations of a tenant in a week", f"{conversations}?tenant__id__exact={tenant.pk}&{week}"
     yield "conversations, last outcome failed", f"{conversations}?last=failed"
     yield "conversations above $0.10", f"{conversations}?cost=0.1"
+    yield "conversations with a tool", f"{conversations}?tool=terminal"
+    yield "conversations, a word", f"{conversations}?q=tests"
     yield "conversations, totals of all", f"{conversations}totals/"
 
 
@@ -210,17 +218,18 @@ def _measured(name: str, path: str, plan: Plan) -> Page:
 
 
 def _cpu_seconds() -> float:
-    """The processor's time of this process, and of the one that serves its connection if that is on this machine."""
+    """The processor's time of this process, and of those that serve its connections if they are on this machine."""
     from django.db import connection
 
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_backend_pid()")
-        (pid,) = cursor.fetchone()
-    stat = Path(f"/proc/{pid}/stat")
-    if not stat.exists() or "postgres" not in stat.read_text().partition(")")[0]:
-        return time.process_time()
-    user, system = stat.read_text().rpartition(")")[2].split()[11:13]
-    return time.process_time() + (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        cursor.execute("SELECT pid FROM pg_stat_activity WHERE datname = current_database()")
+        stats = [Path(f"/proc/{pid}/stat") for (pid,) in cursor.fetchall()]
+    ticks = 0
+    for text in [stat.read_text() for stat in stats if stat.exists()]:
+        name, _, fields = text.rpartition(")")
+        if "postgres" in name:
+            ticks += sum(int(number) for number in fields.split()[11:13])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _asking(path: str) -> Callable[[], None]:

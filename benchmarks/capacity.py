@@ -287,16 +287,22 @@ def _column(turns: int, found: Figures) -> dict[str, str]:
     commits, rows = per_second * of_turn.commits, per_second * (of_turn.inserted + of_turn.updated)
     open_mib, open_sockets = at_once * found.open_turn["kib"] / 1024, at_once * found.open_turn["sockets"]
     return {
-        "turns per second in the busiest hour": f"{per_second:.3g}",
+        "turns per second in the busiest hour": _short(per_second),
         f"turns at once, of {simulation.RUN_SECONDS:.0f} s each": str(at_once),
         f"slots for 95 of 100 to wait less than {simulation.WAIT_SECONDS:.0f} s": f"{slots} ({wait:.1f} s)",
         f"agent-servers of {simulation.SLOTS} slots": str(agent_servers),
         f"machines for them, of {AGENT_SERVERS_PER_MACHINE} cores": str(machines),
-        "gateway: cores busy": f"{cores:.2g}",
+        "gateway: cores busy": _short(cores),
         "gateway: processes": str(gateways),
         "gateway: memory and sockets of open turns": f"{open_mib:.0f} MiB, {open_sockets:.0f}",
-        "database: commits and rows written per second": f"{commits:.2g}, {rows:.2g}",
-        "database: GB a year, bare answers": f"{a_year * bare / 1e9:.3g}",
-        f"database: GB a year, {STEPS} steps a turn": f"{a_year * (bare + more_bytes) / 1e9:.3g}",
-        "events a year, in millions": f"{a_year * events / 1e6:.3g} to {a_year * (events + more_events) / 1e6:.3g}",
+        "database: commits and rows written per second": f"{_short(commits)}, {_short(rows)}",
+        "database: GB a year, bare answers": _short(a_year * bare / 1e9),
+        f"database: GB a year, {STEPS} steps a turn": _short(a_year * (bare + more_bytes) / 1e9),
+        "events a year, in millions": f"{_short(a_year * events / 1e6)} to "
+        f"{_short(a_year * (events + more_events) / 1e6)}",
     }
+
+
+def _short(value: float) -> str:
+    """A figure as far as it is worth telling."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2g}" if value > 0.01 else "0"

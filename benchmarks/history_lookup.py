@@ -24,6 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.history_lookup", description=__doc__)
     parser.add_argument("--turns", type=int, default=1_000_000)
     parser.add_argument("--lookups", type=int, default=2_000)
+    parser.add_argument("--again", action="store_true", help="look up in the rows that an earlier run has written")
     arguments = parser.parse_args()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway_project.settings")
     import django
@@ -33,10 +34,11 @@ def main() -> None:
     from django.db import connection
 
     call_command("migrate", verbosity=0)
-    made = _Rows(arguments.turns // TURNS_PER_CONVERSATION)
-    made.write()
-    with connection.cursor() as cursor:
-        cursor.execute("ANALYZE")
+    made = _Rows(arguments.turns // TURNS_PER_CONVERSATION, is_there=arguments.again)
+    if not arguments.again:
+        made.write()
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE")
     for kind, found, milliseconds in made.lookups(arguments.lookups):
         ordered = sorted(milliseconds)
         print(
@@ -48,13 +50,16 @@ def main() -> None:
 class _Rows:
     """Conversations of one tenant, and the histories that lead to them."""
 
-    def __init__(self, conversations: int) -> None:
+    def __init__(self, conversations: int, *, is_there: bool) -> None:
         from profiles.models import Profile, Tenant
 
-        name = f"benchmark {time.time_ns()}"
         self._count = conversations
-        self._tenant = Tenant.objects.create(name=name)
-        self._profile = Profile.objects.create(slug=f"benchmark-{time.time_ns()}", llm_model="openai/none")
+        if is_there:
+            self._tenant = Tenant.objects.filter(name__startswith="benchmark ").latest("pk")
+            self._profile = Profile.objects.filter(slug__startswith="benchmark-").latest("pk")
+        else:
+            self._tenant = Tenant.objects.create(name=f"benchmark {time.time_ns()}")
+            self._profile = Profile.objects.create(slug=f"benchmark-{time.time_ns()}", llm_model="openai/none")
 
     def write(self) -> None:
         from chatgateway.models import Conversation, Turn

@@ -11,6 +11,7 @@ import heapq
 import itertools
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -53,6 +54,15 @@ class Seen:
     waits: list[float] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """A request that came `at` a moment, and how long its run takes of itself, without `Setup.fixed_seconds`."""
+
+    key: str
+    at: float
+    run_seconds: float
+
+
 @dataclass(slots=True)
 class _Turn:
     key: str
@@ -63,16 +73,21 @@ class _Turn:
 
 
 class Model:
-    """`run` once."""
+    """`run` once. With `arrivals`, these come instead of drawn ones; `overheads`: each run's fixed part is drawn from
+    them."""
 
-    def __init__(self, setup: Setup, *, seed: int) -> None:
+    def __init__(
+        self, setup: Setup, *, seed: int, arrivals: Sequence[Arrival] = (), overheads: Sequence[float] = ()
+    ) -> None:
         self.setup = setup
+        self._arrivals = arrivals
+        self._overheads = overheads or (setup.fixed_seconds,)
         self.seen: dict[str, Seen] = defaultdict(Seen)
         self.most_waiting = 0
         self.busy_seconds = 0.0
         self._random = random.Random(seed)
         self._numbers = itertools.count()
-        self._events: list[tuple[float, int, str, _Turn | Callers | None]] = []
+        self._events: list[tuple[float, int, str, _Turn | Callers | Arrival | None]] = []
         self._free = [setup.slots] * setup.agent_servers
         self._waiting: list[_Turn] = []
         self._on_server: list[set[int]] = [set() for _ in range(setup.agent_servers)]
@@ -80,7 +95,9 @@ class Model:
         self._running_of_key: dict[str, int] = defaultdict(int)
 
     def run(self) -> dict[str, Seen]:
-        for callers in self.setup.callers:
+        for arrival in self._arrivals:
+            self._at(arrival.at, "arrive", arrival)
+        for callers in self.setup.callers if not self._arrivals else ():
             self._next_arrival(callers, 0.0)
         if self.setup.dies_at is not None:
             self._at(self.setup.dies_at, "die", None)
@@ -88,7 +105,10 @@ class Model:
             now, _, what, about = heapq.heappop(self._events)
             match what, about:
                 case "arrive", Callers():
-                    self._arrive(about, now)
+                    self._next_arrival(about, now)
+                    self._arrive(about.key, now, self._drawn_seconds())
+                case "arrive", Arrival():
+                    self._arrive(about.key, now, about.run_seconds)
                 case "end", _Turn():
                     self._end(about, now)
                 case "give up", _Turn():
@@ -97,7 +117,7 @@ class Model:
                     self._die(now)
         return self.seen
 
-    def _at(self, moment: float, what: str, about: _Turn | Callers | None) -> None:
+    def _at(self, moment: float, what: str, about: _Turn | Callers | Arrival | None) -> None:
         heapq.heappush(self._events, (moment, next(self._numbers), what, about))
 
     def _next_arrival(self, callers: Callers, now: float) -> None:
@@ -105,11 +125,13 @@ class Model:
         if moment <= self.setup.seconds:
             self._at(moment, "arrive", callers)
 
-    def _arrive(self, callers: Callers, now: float) -> None:
-        self._next_arrival(callers, now)
-        setup, seen = self.setup, self.seen[callers.key]
-        words = min(setup.most_words, max(1, round(self._random.expovariate(1 / setup.words))))
-        turn = _Turn(callers.key, now, setup.fixed_seconds + (words - 1) * setup.word_seconds)
+    def _drawn_seconds(self) -> float:
+        words = min(self.setup.most_words, max(1, round(self._random.expovariate(1 / self.setup.words))))
+        return (words - 1) * self.setup.word_seconds
+
+    def _arrive(self, key: str, now: float, run_seconds: float) -> None:
+        setup, seen = self.setup, self.seen[key]
+        turn = _Turn(key, now, self._random.choice(self._overheads) + run_seconds)
         seen.sent += 1
         if not self._waiting and max(self._free) > 0:
             self._start(turn, now)

@@ -30,6 +30,7 @@ HELD_RETRY_SECONDS = 5
 _ZERO = Decimal(0)
 _LEAST = Decimal("0.00000001")
 _KEY, _TENANT = "this API key", "this tenant"
+_REQUESTS_LEFT = "x-ratelimit-remaining-requests"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +73,19 @@ def admit(caller: Caller, profile: Profile, *, is_housekeeping: bool = False) ->
     now = timezone.now()
     prices = profile.housekeeping_prices() if is_housekeeping else profile.prices()
     headers: dict[str, str] = {}
-    for subject in subjects:
-        if not is_housekeeping:
-            _check_open_turns(subject)
-        _check_requests(subject, now, headers)
-        _check_tokens(subject, now, headers)
-    return Admission(held_usd=_hold(subjects, caller, profile, prices, now), headers=headers)
+    try:
+        for subject in subjects:
+            _check_requests(subject, now, headers)
+            _check_tokens(subject, now, headers)
+            if not is_housekeeping:
+                _check_open_turns(subject)
+        held_usd = _hold(subjects, caller, profile, prices, now)
+    except (CeilingReached, InsufficientQuota) as refused:
+        refused.headers |= headers  # whichever ceiling it was: what is left of the others is as it was
+        raise
+    if _REQUESTS_LEFT in headers:
+        headers[_REQUESTS_LEFT] = str(int(headers[_REQUESTS_LEFT]) - 1)  # this one counts
+    return Admission(held_usd=held_usd, headers=headers)
 
 
 def may_go_on(turn: Turn, cost: Decimal) -> bool:
@@ -131,13 +139,12 @@ def _check_requests(subject: _Subject, now: dt.datetime, headers: dict[str, str]
     # Newest first, the index's order; when the oldest of the last `limit` leaves the minute there is room again.
     moments = list(begun.order_by("-opened_at").values_list("opened_at", flat=True)[:limit])
     reset = (moments[-1] + MINUTE - now).total_seconds() if moments else 0
-    _note(headers, "requests", limit=limit, remaining=limit - len(moments) - 1, reset=reset)
+    _note(headers, "requests", limit=limit, remaining=limit - len(moments), reset=reset)
     if len(moments) >= limit:
         raise CeilingReached(
             f"{limit} requests per minute is the ceiling of {subject.name}. There is room again in "
             f"{_seconds(reset)} s.",
             retry_after_seconds=_seconds(reset),
-            headers=headers,
         )
 
 
@@ -159,7 +166,6 @@ def _check_tokens(subject: _Subject, now: dt.datetime, headers: dict[str, str]) 
             f"{limit} tokens per minute is the ceiling of {subject.name}, and its turns used {total}. There is room "
             f"again in {_seconds(reset)} s.",
             retry_after_seconds=_seconds(reset),
-            headers=headers,
         )
 
 

@@ -437,7 +437,7 @@ class Driver:
         if frame_log is not None:
             frame_log.publish_rest()
         assert ending.answered is not None or ending.error is not None
-        self._publish_end(ending.answered or to_failed(cast("GatewayError", ending.error)))
+        self._publish_end(ending.answered or to_failed(cast("GatewayError", ending.error), usage=ending.usage))
 
     def _withdraw_accepted(self) -> None:
         if self._accepted is not None:

@@ -46,6 +46,8 @@ LOOK_SECONDS = 1.0
 RENEW_EVERY = 4
 # Slots freed by other processes are noticed this fast; those freed here at once.
 QUEUE_POLL_SECONDS = 0.25
+# How soon a process that ends sees that nothing is left to wait for.
+DRAIN_LOOK_SECONDS = 0.1
 
 
 class Drivers:
@@ -67,12 +69,18 @@ class Drivers:
         self._following: set[asyncio.Task[None]] = set()
         self._chores: set[asyncio.Task[None]] = set()
         self._attached: set[str] = set()
+        self._opening: set[asyncio.Task[Any]] = set()  # requests that were let in and have no turn yet
         self._stop_renewing = threading.Event()
         self._renewer: threading.Thread | None = None
 
     def refuse_if_draining(self) -> None:
+        """Raise AgentServerUnavailable once this process ends; till then a drain waits for the turn of whoever asks."""
         if self.is_draining:
             raise AgentServerUnavailable("The gateway is restarting. Try again in a moment.", retry_after_seconds=2)
+        request = asyncio.current_task()
+        assert request is not None
+        self._opening.add(request)
+        request.add_done_callback(self._opening.discard)
 
     def start(self, assignment: Assignment) -> LiveTurn:
         """Drive a turn in a task of its own and return what there is to subscribe to."""
@@ -145,6 +153,7 @@ class Drivers:
 
     def attach(self, request_id: str) -> None:
         """A request waits in this process: its attempt's lease is renewed until `detach`."""
+        self._opening.discard(asyncio.current_task())  # it has its turn
         self._attached.add(request_id)
         self._renew()
 
@@ -282,8 +291,10 @@ class Drivers:
     async def drain(self, grace_seconds: float) -> None:
         """Admit nothing more, let turns end for a while, then leave the rest to whoever takes over their leases."""
         self.is_draining = True
-        if self._tasks or self._following:
-            await asyncio.wait({*self._tasks.values(), *self._following}, timeout=grace_seconds)
+        until = self._loop.time() + grace_seconds
+        # Again and again: a request that was let in before may open its turn only now.
+        while (busy := {*self._tasks.values(), *self._following, *self._opening}) and self._loop.time() < until:
+            await asyncio.wait(busy, timeout=min(until - self._loop.time(), DRAIN_LOOK_SECONDS))
         left = dict(self._tasks)
         # Whoever took over at once a turn whose message is under way would not find it in the agent-server's log yet,
         # and send it again. Such a turn keeps its lease, as if this process had been killed.

@@ -131,10 +131,6 @@ class TooManyRequests(GatewayError):
 class CeilingReached(TooManyRequests):
     """429: a ceiling of the key or its tenant that will have room again by itself. Nothing was started."""
 
-    def __init__(self, message: str, *, retry_after_seconds: int, headers: dict[str, str] | None = None) -> None:
-        super().__init__(message, retry_after_seconds=retry_after_seconds)
-        self.headers |= headers or {}
-
 
 class InsufficientQuota(GatewayError):
     """429: the money of a key, its tenant or a turn is used up. Asking again is of no use before it begins anew."""

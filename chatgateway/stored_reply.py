@@ -27,18 +27,19 @@ def request_of(turn: Turn, profile: Profile) -> ChatRequest:
 def ending_of(turn: Turn) -> TurnAnswered | TurnFailed:
     """Return the same end that the turn's first subscribers saw. The turn must be closed."""
     assert turn.outcome != Turn.Outcome.OPEN
+    usage = TokenCounts(
+        input=turn.input_tokens,
+        output=turn.output_tokens,
+        cached=turn.cached_tokens,
+        cache_write=turn.cache_write_tokens,
+        reasoning=turn.reasoning_tokens,
+    )
     if turn.outcome == Turn.Outcome.ANSWERED:
         return TurnAnswered(
             text=turn.answer,
             reasoning=turn.reasoning,
             finish_reason=cast("Literal['stop', 'length']", turn.finish_reason),
-            usage=TokenCounts(
-                input=turn.input_tokens,
-                output=turn.output_tokens,
-                cached=turn.cached_tokens,
-                cache_write=turn.cache_write_tokens,
-                reasoning=turn.reasoning_tokens,
-            ),
+            usage=usage,
             is_usage_estimated=turn.is_usage_estimated,
         )
     is_final = turn.outcome != Turn.Outcome.REFUSED
@@ -49,4 +50,5 @@ def ending_of(turn: Turn) -> TurnAnswered | TurnFailed:
         message=turn.error_message,
         param=turn.error_param or None,
         headers={"x-should-retry": "false"} if is_final else {"Retry-After": "5"},
+        usage=usage,
     )

@@ -119,6 +119,9 @@ class TokenCounts:
         )
 
 
+NOTHING = TokenCounts()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageReported:
     """Tokens the *conversation* has used so far, by usage id (the agent-server's books are cumulative)."""
@@ -222,7 +225,8 @@ class TurnAnswered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnFailed:
-    """The turn's bad end; its row is closed when a subscriber sees this. The fields are `GatewayError`'s."""
+    """The turn's bad end; its row is closed when a subscriber sees this. The fields are `GatewayError`'s, but for
+    `usage`: what the agent had used by then."""
 
     status: int
     type: str
@@ -230,6 +234,7 @@ class TurnFailed:
     message: str
     param: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    usage: TokenCounts = NOTHING
     # The turn itself goes on: this process ends, and another one takes it over.
     is_handover: bool = False
 

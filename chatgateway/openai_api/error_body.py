@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from chatgateway.errors import GatewayError
-from chatgateway.turn_events import TurnFailed
+from chatgateway.turn_events import NOTHING, TokenCounts, TurnFailed
 
 
 class ErrorFields(Protocol):
@@ -32,7 +32,7 @@ def error_body(error: ErrorFields) -> dict[str, Any]:
     }
 
 
-def to_failed(error: GatewayError) -> TurnFailed:
+def to_failed(error: GatewayError, *, usage: TokenCounts = NOTHING) -> TurnFailed:
     """The bad end of a turn, as its subscribers are told."""
     return TurnFailed(
         status=error.status,
@@ -41,6 +41,7 @@ def to_failed(error: GatewayError) -> TurnFailed:
         message=error.message,
         param=error.param,
         headers=error.headers,
+        usage=usage,
     )
 
 

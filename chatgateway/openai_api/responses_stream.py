@@ -23,6 +23,7 @@ from chatgateway.openai_api.responses_reply import (
 )
 from chatgateway.openai_api.sse import json_bytes
 from chatgateway.turn_events import (
+    NOTHING,
     AnswerShown,
     ReasoningShown,
     ShownEvent,
@@ -106,7 +107,8 @@ class ResponseStream:
                     self._end_well(event, closed_at)
                 case TurnFailed():
                     self._close(status="incomplete")
-                    self._end(failed_status(event), "response.failed", error=error_object(event))
+                    used = event.usage if event.usage != NOTHING else None
+                    self._end(failed_status(event), "response.failed", usage=used, error=error_object(event))
         return self._taken()
 
     # --- items ------------------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from profiles.models import ApiKey, Tenant
 
 # From here on a bar warns.
 WARN_PERCENT = 80
+# By when a turn was opened there is an index, by when it ended there is none.
+LONGEST_TURN = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Bar:
 
 
 def bars(subject: ApiKey | Tenant) -> list[Bar]:
-    """Return a bar for each ceiling that is set and whose use can be told. At most three short queries."""
+    """Return a bar for each ceiling that is set and whose use can be told. At most five short queries."""
     ceilings = subject.ceilings()
     if ceilings is None:
         return []
@@ -52,6 +54,10 @@ def bars(subject: ApiKey | Tenant) -> list[Bar]:
     if ceilings.requests_per_minute is not None:
         begun = subject.turns.filter(opened_at__gt=now - dt.timedelta(seconds=60)).exclude(outcome="refused").count()
         found.append(_count("Requests in the last minute", begun, ceilings.requests_per_minute))
+    if ceilings.tokens_per_minute is not None:
+        ended = subject.turns.filter(opened_at__gt=now - LONGEST_TURN, closed_at__gt=now - dt.timedelta(seconds=60))
+        sums = ended.aggregate(used=Sum("input_tokens") + Sum("output_tokens"))
+        found.append(_count("Tokens in the last minute", sums["used"] or 0, ceilings.tokens_per_minute))
     if ceilings.open_turns is not None:
         found.append(_count("Turns at once", subject.turns.filter(outcome="open").count(), ceilings.open_turns))
     return found

@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from chatgateway import alerts
-from chatgateway.models import DailyUsage
+from chatgateway.models import DailyUsage, Turn
 from profiles.models import ApiKey, Tenant
 from tests import factories
 
@@ -25,13 +25,21 @@ def spend(key: ApiKey, cost: str) -> None:
 
 def test_a_keys_page_shows_what_is_used_of_its_ceilings(admin_client: Client) -> None:
     key = factories.api_key(
-        max_usd_per_day=Decimal(2), max_usd_per_month=Decimal(1), max_requests_per_minute=5, max_open_turns=3
+        max_usd_per_day=Decimal(2),
+        max_usd_per_month=Decimal(1),
+        max_requests_per_minute=5,
+        max_tokens_per_minute=70,
+        max_open_turns=3,
     ).row
     spend(key, "0.9")
+    ended = {"outcome": "answered", "phase": "closed", "input_tokens": 9, "output_tokens": 1}
+    for seconds in (1, 61):
+        moment = timezone.now() - dt.timedelta(seconds=seconds)
+        Turn.objects.create(request_id=f"{seconds}", api_key=key, closed_at=moment, opened_at=moment, **ended)
 
     page = admin_client.get(reverse("admin:profiles_apikey_change", args=[key.pk])).content.decode()
 
-    for told in ("$0.9000 of $2.00", "$0.9000 of $1.00", "0 of 5", "0 of 3"):
+    for told in ("$0.9000 of $2.00", "$0.9000 of $1.00", "1 of 5", "10 of 70", "0 of 3"):
         assert told in page
     assert page.count('value="90"') == 1
     assert "gw-bar-warning" in page

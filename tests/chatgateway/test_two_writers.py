@@ -133,7 +133,11 @@ def test_a_lease_that_was_renewed_while_a_sweep_waited_does_not_look_like_one_fr
 
 
 def _is_waited_for(cursor: Any, table: str) -> bool:
-    cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = %s::regclass", [table])
+    cursor.execute(
+        "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database"
+        " WHERE d.datname = current_database() AND NOT granted AND relation = %s::regclass",
+        [table],
+    )
     return bool(cursor.fetchone()[0])
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import signal
+import socket
 import time
+from typing import Any
 
 import httpx
 import pytest
+from django.db import connection, transaction
 from django.db.models.functions import Now
 
+from chatgateway import sql
 from chatgateway.models import Turn
 from tests.fakes.agent_script import Gate, Move
 from tests.faults import calls
@@ -281,6 +285,44 @@ def test_a_process_that_is_told_to_end_lets_its_turns_end(site: Site) -> None:
     assert all(call.is_answered for call in made)
     assert gateway.end() == -signal.SIGTERM
     site.settle(answered=2)
+
+
+@pytest.mark.scenario("SIGTERM while requests that were let in have no turn yet")
+@pytest.mark.usefixtures("postgres")
+def test_a_turn_that_is_opened_after_the_signal_has_the_grace_period_too(site: Site) -> None:
+    site.agent()
+    gateway = site.gateway(GATEWAY_SHUTDOWN_GRACE_SECONDS="30")
+    gate = Gate()
+    site.plays(waiting_at(gate))
+    running = site.asking(gateway.url, client={"max_retries": 0})
+    gate.wait_until_reached()
+    site.plays(lasting(2.0))
+    with transaction.atomic(), connection.cursor() as cursor:
+        sql.lock_placement()
+        let_in = site.asking_both(gateway.url, client={"max_retries": 0})
+        eventually(lambda: _wait_for_the_lock(cursor))
+        gateway.send(signal.SIGTERM)
+        eventually(lambda: not _listens(gateway.port))
+    site.open_turns(3)
+    gate.open()
+
+    assert running.result(60).is_answered
+    assert [call.told for one in let_in if not (call := one.result(60)).is_answered] == []
+    gateway.end()
+    site.settle(answered=3)
+
+
+def _wait_for_the_lock(cursor: Any) -> bool:
+    cursor.execute(
+        "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database"
+        " WHERE d.datname = current_database() AND locktype = 'advisory' AND NOT granted"
+    )
+    return bool(cursor.fetchone()[0])
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.scenario("SIGTERM in mid-run; the run outlasts the grace period")

@@ -115,6 +115,27 @@ def test_r11_cancelling_stops_the_agent_and_twice_is_the_same(strict: OpenAI, ag
     assert Turn.objects.get().outcome == "cancelled"
 
 
+def test_what_was_used_until_the_end_is_said_of_one_that_did_not_end_well(
+    strict: OpenAI, agent_server: FakeAgentServer
+) -> None:
+    with_tools()
+    gate = Gate()
+    agent_server.script(Step(command="ls"), Answer(chunks=("One. ", "Two."), gate=gate, hold_after=1))
+    agent_server.script(Step(command="ls"), Fail.unknown_model())
+    made = strict.responses.create(**ask(background=True))
+    gate.wait_until_reached()
+
+    stopped = strict.responses.cancel(made.id)
+    failed = ended(strict, strict.responses.create(**ask(background=True)).id)
+    of_streams = [list(strict.responses.retrieve(one.id, stream=True))[-1].response for one in (stopped, failed)]
+
+    turns = Turn.objects.order_by("arrival")
+    assert [turn.outcome for turn in turns] == ["cancelled", "failed"]
+    assert [one.usage.input_tokens for one in (stopped, failed)] == [turn.input_tokens for turn in turns]
+    assert min(turn.input_tokens for turn in turns) > 0
+    assert of_streams == [stopped, failed]
+
+
 def test_a_finished_one_stays_what_it_is(client: OpenAI) -> None:
     made = ended(client, client.responses.create(**ask(background=True)).id)
 

@@ -62,6 +62,36 @@ def test_requests_per_minute(http: httpx.Client, model: type[ApiKey | Tenant]) -
     assert ask(http).status_code == 200
 
 
+def test_whichever_ceiling_refuses_a_call_says_what_is_left_of_the_others(
+    http: httpx.Client, agent_server: FakeAgentServer
+) -> None:
+    limit(requests_per_minute=9, tokens_per_minute=50_000, usd_per_day=Decimal("0.01"))
+    agent_server.script(Answer("One.", usage=A_CENT))
+
+    first, no_money = ask(http), ask(http)
+    limit(usd_per_day=None, open_turns=1)
+    gate = Gate()
+    agent_server.script(Answer("Two.", gate=gate))
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(ask, http)
+        gate.wait_until_reached()
+        too_many = ask(http)
+        gate.open()
+
+    def left(reply: httpx.Response) -> tuple[str, str]:
+        return reply.headers["x-ratelimit-remaining-requests"], reply.headers["x-ratelimit-remaining-tokens"]
+
+    # What is refused is not counted.
+    assert [left(one) for one in (first, no_money, running.result(60), too_many)] == [
+        ("8", "50000"),
+        ("8", "41000"),
+        ("7", "41000"),
+        ("7", "41000"),
+    ]
+    assert error_of(no_money) == (429, "insufficient_quota")
+    assert error_of(too_many) == (429, "rate_limit_exceeded")
+
+
 def test_tokens_per_minute(http: httpx.Client, agent_server: FakeAgentServer) -> None:
     limit(tokens_per_minute=5000)
     agent_server.script(Answer("One.", usage=A_CENT))
