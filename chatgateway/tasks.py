@@ -90,7 +90,7 @@ def sum_up_hours() -> str:
 def index_texts() -> str:
     """Make the texts of turns searchable that were recorded before there was a search."""
     done = turn_texts.fill_in()
-    return f"{done.turns} turns added{'' if done.is_complete else '; out of time, the rest in five minutes'}"
+    return f"{done.turns} turns added{'' if done.is_complete else '; out of time, the rest in a minute'}"
 
 
 @shared_task(name="chatgateway.tasks.apply_retention")

@@ -30,7 +30,7 @@ app.conf.beat_schedule = {
     "remove strays": {"task": "chatgateway.tasks.remove_strays", "schedule": 3600.0},
     "warn of ceilings": {"task": "chatgateway.tasks.warn_of_ceilings", "schedule": 60.0},
     "sum up hours": {"task": "chatgateway.tasks.sum_up_hours", "schedule": 300.0},
-    "index texts": {"task": "chatgateway.tasks.index_texts", "schedule": 300.0},
+    "index texts": {"task": "chatgateway.tasks.index_texts", "schedule": 60.0},
     "release idempotency keys": {"task": "chatgateway.tasks.release_idempotency_keys", "schedule": 3600.0},
     "erase end users": {"task": "chatgateway.tasks.erase_end_users", "schedule": 60.0},
     "apply retention": {"task": "chatgateway.tasks.apply_retention", "schedule": 3600.0},

@@ -49,7 +49,8 @@ def turns_found(request: HttpRequest, term: str) -> Q:
         return Q(pk=UUID(reply[1]))
     found = _said(query_of(request, term))
     # Asked first: joined by OR with what has nothing to do with them, texts would not be found by their index.
-    if Turn.objects.filter(end_user=term).exists():
+    # “Not empty” is what the index is of: SQLite uses it for nothing else.
+    if Turn.objects.filter(end_user=term).exclude(end_user="").exists():
         found |= Q(end_user=term)
     if Turn.objects.filter(request_id=term).exists():
         found |= Q(request_id=term)
