@@ -17,11 +17,12 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from django.db import connection, transaction
 from django.db.utils import Error as DatabaseError
-from django.db.utils import InterfaceError, OperationalError
+from django.db.utils import IntegrityError, InterfaceError, OperationalError
 
 from chatgateway import sql
 
@@ -67,6 +68,17 @@ class _Waiting:
     future: Future[Any]
     after: int
     kind: Callable[[list[Any]], object] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Gathered:
+    """A job that writes items of several authors, each of which could be written by itself."""
+
+    write: Callable[[list[Any]], object]
+    items: list[Any]
+
+    def __call__(self) -> object:
+        return self.write(self.items)
 
 
 class Writer:
@@ -129,7 +141,7 @@ class Writer:
                 items.append(item)
                 return
             items = self._gathered[write] = [item]
-            self._put_down(lambda: write(items), write)
+            self._put_down(_Gathered(write, items), write)
 
     def close(self, *, timeout_seconds: float) -> None:
         """Finish what is queued, then stop."""
@@ -221,6 +233,10 @@ class Writer:
             connection.close()
             may_do = was_connected or getattr(error.__cause__, "sqlstate", "") == _DEADLOCK
             results = self._once_more(group) if may_do else [(future, None, error) for _, future in group]
+        except IntegrityError:
+            # Looked at with the commit: something refers to a row that went meanwhile, as what an agent did last in a
+            # turn that was deleted. The others must not lose theirs by it.
+            results = [self._by_itself(job, future) for job, future in group]
         except Exception as error:  # noqa: BLE001  belongs to the jobs' callers, who get it from their futures
             connection.close()
             results = [(future, None, error) for _, future in group]
@@ -236,6 +252,12 @@ class Writer:
         except Exception as error:  # noqa: BLE001  as above
             connection.close()
             return [(future, None, error) for _, future in group]
+
+    def _by_itself(self, job: Callable[[], Any], future: Future[Any]) -> Outcome:
+        """Run a job in a transaction of its own, and each item of a gathered one."""
+        parts = [partial(job.write, [item]) for item in job.items] if isinstance(job, _Gathered) else [job]
+        outcomes = [outcome for part in parts for outcome in self._once_more([(part, future)])]
+        return next((outcome for outcome in outcomes if outcome[2] is not None), outcomes[0])
 
     def _run_in_transaction(self, group: list[Job]) -> list[Outcome]:
         """Raises what made the commit fail. A job's own failure is in its outcome, and undoes that job alone."""

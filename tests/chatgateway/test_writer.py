@@ -126,6 +126,41 @@ def test_a_job_that_fails_among_others_undoes_itself_alone(writer: Writer, held_
     assert names() == ["first", "last"]
 
 
+def refer_to_nobody(name: str) -> None:
+    """A row whose tenant does not exist, which databases notice with the commit."""
+    tenant(name)
+    Message.objects.create(id="0" * 32, tenant_id=10**9, depth=0, role="user", body={})
+
+
+def test_a_job_that_the_commit_is_refused_for_undoes_itself_alone(writer: Writer, held_up: threading.Event) -> None:
+    first, failing, last = (
+        writer.submit(lambda: tenant("first")),
+        writer.submit(lambda: refer_to_nobody("undone")),
+        writer.submit(lambda: tenant("last")),
+    )
+    held_up.set()
+
+    assert (first.result(5).name, last.result(5).name) == ("first", "last")
+    with pytest.raises(IntegrityError):
+        failing.result(5)
+    assert names() == ["first", "last"]
+
+
+def test_what_was_gathered_with_it_is_written(
+    writer: Writer, held_up: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    def write(items: list[str]) -> None:
+        for name in items:
+            refer_to_nobody(name) if name == "undone" else tenant(name)
+
+    with caplog.at_level(logging.ERROR):
+        for name in ("first", "undone", "last"):
+            writer.gather(write, name)
+        held_up.set()
+        eventually(lambda: names() == ["first", "last"], timeout_seconds=5)
+        eventually(lambda: caplog.text.count("a write to the record failed") == 1, timeout_seconds=5)
+
+
 def test_a_note_that_fails_is_logged_and_the_next_one_is_written(
     writer: Writer, caplog: pytest.LogCaptureFixture
 ) -> None:
